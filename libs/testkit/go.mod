@@ -1,0 +1,12 @@
+module mqtt-integration/libs/testkit
+
+go 1.26.0
+
+require (
+	mqtt-integration/libs v0.0.0
+	mqtt-integration/proto v0.0.0
+)
+
+replace mqtt-integration/libs => ../../libs
+
+replace mqtt-integration/proto => ../../proto

@@ -1,0 +1,3 @@
+module mqtt-integration/proto
+
+go 1.26.0
