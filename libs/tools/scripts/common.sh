@@ -1,6 +1,6 @@
 # Sourced by the scripts behind the Makefile. Sets the working directory to the
 # root of the repository.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 ROOT=$PWD
