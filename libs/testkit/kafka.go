@@ -35,23 +35,23 @@ func realBrokers() []string {
 
 // Kafka returns bootstrap brokers for a test: those of TEST_KAFKA_BROKERS, else
 // of an emulated Kafka of this test's own, on disk, which ends with the test.
-func Kafka(t testing.TB) []string {
-	t.Helper()
+func Kafka(tb testing.TB) []string {
+	tb.Helper()
 	if brokers := realBrokers(); len(brokers) > 0 {
 		return brokers
 	}
-	return EmbeddedKafka(t, embeddedkafka.Config{Dir: t.TempDir()}).Brokers()
+	return EmbeddedKafka(tb, embeddedkafka.Config{Dir: tb.TempDir()}).Brokers()
 }
 
 // EmbeddedKafka starts an emulated Kafka that ends with the test, whatever
 // TEST_KAFKA_BROKERS says: for tests that restart it or need its settings.
-func EmbeddedKafka(t testing.TB, cfg embeddedkafka.Config) *embeddedkafka.Cluster {
-	t.Helper()
+func EmbeddedKafka(tb testing.TB, cfg embeddedkafka.Config) *embeddedkafka.Cluster {
+	tb.Helper()
 	cluster, err := embeddedkafka.Start(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(cluster.Close)
+	tb.Cleanup(cluster.Close)
 	return cluster
 }
 
@@ -59,10 +59,10 @@ func EmbeddedKafka(t testing.TB, cfg embeddedkafka.Config) *embeddedkafka.Cluste
 // and inner dashes, at most 40 bytes, so that it is good as an application, a
 // topic, a group or a client identifier. It begins with the test's name as far
 // as there is room.
-func UniqueName(t testing.TB) string {
-	t.Helper()
+func UniqueName(tb testing.TB) string {
+	tb.Helper()
 	var b strings.Builder
-	for _, r := range strings.ToLower(t.Name()) {
+	for _, r := range strings.ToLower(tb.Name()) {
 		switch {
 		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
 			b.WriteRune(r)
@@ -93,12 +93,12 @@ func Sarama() *sarama.Config {
 
 // CreateTopic creates a topic and waits until every partition has a leader. A
 // topic that exists already is an error: use UniqueName.
-func CreateTopic(t testing.TB, brokers []string, topic string, partitions int32) {
-	t.Helper()
-	admin := newAdmin(t, brokers)
-	defer closeAdmin(t, admin)
+func CreateTopic(tb testing.TB, brokers []string, topic string, partitions int32) {
+	tb.Helper()
+	admin := newAdmin(tb, brokers)
+	defer closeAdmin(tb, admin)
 	if err := admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: partitions, ReplicationFactor: -1}, false); err != nil {
-		t.Fatalf("create topic %q: %v", topic, err)
+		tb.Fatalf("create topic %q: %v", topic, err)
 	}
 	deadline := time.Now().Add(15 * time.Second)
 	for {
@@ -107,9 +107,9 @@ func CreateTopic(t testing.TB, brokers []string, topic string, partitions int32)
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("topic %q has no leader for each of its %d partitions after 15 s: %v", topic, partitions, err)
+			tb.Fatalf("topic %q has no leader for each of its %d partitions after 15 s: %v", topic, partitions, err)
 		}
-		pause(t, 20*time.Millisecond)
+		pause(tb, 20*time.Millisecond)
 	}
 }
 
@@ -126,49 +126,49 @@ func allLed(topic *sarama.TopicMetadata, partitions int) bool {
 }
 
 // DeleteTopic deletes a topic. One that does not exist is no error.
-func DeleteTopic(t testing.TB, brokers []string, topic string) {
-	t.Helper()
-	admin := newAdmin(t, brokers)
-	defer closeAdmin(t, admin)
+func DeleteTopic(tb testing.TB, brokers []string, topic string) {
+	tb.Helper()
+	admin := newAdmin(tb, brokers)
+	defer closeAdmin(tb, admin)
 	if err := admin.DeleteTopic(topic); err != nil && !errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
-		t.Fatalf("delete topic %q: %v", topic, err)
+		tb.Fatalf("delete topic %q: %v", topic, err)
 	}
 }
 
 // CommittedOffsets returns the committed offset of each partition of topic in a
 // group, without those that have none. A group that does not exist has none.
-func CommittedOffsets(t testing.TB, brokers []string, group, topic string) map[int32]int64 {
-	t.Helper()
-	admin := newAdmin(t, brokers)
-	defer closeAdmin(t, admin)
-	offsets := map[int32]int64{}
+func CommittedOffsets(tb testing.TB, brokers []string, group, topic string) map[int32]int64 {
+	tb.Helper()
+	admin := newAdmin(tb, brokers)
+	defer closeAdmin(tb, admin)
+	committed := map[int32]int64{}
 	resp, err := admin.ListConsumerGroupOffsets(group, nil)
 	// The emulated Kafka has an error for an unknown group, a real one has not.
 	if errors.Is(err, sarama.ErrGroupIDNotFound) || (resp != nil && errors.Is(resp.Err, sarama.ErrGroupIDNotFound)) {
-		return offsets
+		return committed
 	}
 	if err != nil {
-		t.Fatalf("offsets of group %q: %v", group, err)
+		tb.Fatalf("offsets of group %q: %v", group, err)
 	}
 	if resp.Err != sarama.ErrNoError {
-		t.Fatalf("offsets of group %q: %v", group, resp.Err)
+		tb.Fatalf("offsets of group %q: %v", group, resp.Err)
 	}
 	for partition, block := range resp.Blocks[topic] {
 		if block.Offset >= 0 {
-			offsets[partition] = block.Offset
+			committed[partition] = block.Offset
 		}
 	}
-	return offsets
+	return committed
 }
 
 // ListGroups returns the names of the consumer groups that begin with prefix.
-func ListGroups(t testing.TB, brokers []string, prefix string) []string {
-	t.Helper()
-	admin := newAdmin(t, brokers)
-	defer closeAdmin(t, admin)
+func ListGroups(tb testing.TB, brokers []string, prefix string) []string {
+	tb.Helper()
+	admin := newAdmin(tb, brokers)
+	defer closeAdmin(tb, admin)
 	all, err := admin.ListConsumerGroups()
 	if err != nil {
-		t.Fatalf("list groups: %v", err)
+		tb.Fatalf("list groups: %v", err)
 	}
 	var groups []string
 	for name := range all {
@@ -181,64 +181,74 @@ func ListGroups(t testing.TB, brokers []string, prefix string) []string {
 
 // EndOffsets returns for each partition of topic the offset that the next
 // record gets.
-func EndOffsets(t testing.TB, brokers []string, topic string) map[int32]int64 {
-	t.Helper()
-	client := newClient(t, brokers)
-	defer closeClient(t, client)
-	partitions, err := client.Partitions(topic)
-	if err != nil {
-		t.Fatalf("partitions of %q: %v", topic, err)
-	}
-	ends := make(map[int32]int64, len(partitions))
-	for _, p := range partitions {
-		end, err := client.GetOffset(topic, p, sarama.OffsetNewest)
-		if err != nil {
-			t.Fatalf("end of %q/%d: %v", topic, p, err)
-		}
-		ends[p] = end
-	}
-	return ends
+func EndOffsets(tb testing.TB, brokers []string, topic string) map[int32]int64 {
+	tb.Helper()
+	return offsets(tb, brokers, topic, sarama.OffsetNewest)
 }
 
-func newAdmin(t testing.TB, brokers []string) sarama.ClusterAdmin {
-	t.Helper()
+// StartOffsets returns for each partition of topic where its log begins: 0, or
+// more once retention has dropped something.
+func StartOffsets(tb testing.TB, brokers []string, topic string) map[int32]int64 {
+	tb.Helper()
+	return offsets(tb, brokers, topic, sarama.OffsetOldest)
+}
+
+func offsets(tb testing.TB, brokers []string, topic string, which int64) map[int32]int64 {
+	tb.Helper()
+	client := newClient(tb, brokers)
+	defer closeClient(tb, client)
+	partitions, err := client.Partitions(topic)
+	if err != nil {
+		tb.Fatalf("partitions of %q: %v", topic, err)
+	}
+	found := make(map[int32]int64, len(partitions))
+	for _, p := range partitions {
+		if found[p], err = client.GetOffset(topic, p, which); err != nil {
+			tb.Fatalf("offset of %q/%d: %v", topic, p, err)
+		}
+	}
+	return found
+}
+
+func newAdmin(tb testing.TB, brokers []string) sarama.ClusterAdmin {
+	tb.Helper()
 	admin, err := sarama.NewClusterAdmin(brokers, Sarama())
 	if err != nil {
-		t.Fatalf("Kafka admin client of %v: %v", brokers, err)
+		tb.Fatalf("Kafka admin client of %v: %v", brokers, err)
 	}
 	return admin
 }
 
-func closeAdmin(t testing.TB, admin sarama.ClusterAdmin) {
-	t.Helper()
+func closeAdmin(tb testing.TB, admin sarama.ClusterAdmin) {
+	tb.Helper()
 	if err := admin.Close(); err != nil {
-		t.Errorf("close Kafka admin client: %v", err)
+		tb.Errorf("close Kafka admin client: %v", err)
 	}
 }
 
-func newClient(t testing.TB, brokers []string) sarama.Client {
-	t.Helper()
+func newClient(tb testing.TB, brokers []string) sarama.Client {
+	tb.Helper()
 	client, err := sarama.NewClient(brokers, Sarama())
 	if err != nil {
-		t.Fatalf("Kafka client of %v: %v", brokers, err)
+		tb.Fatalf("Kafka client of %v: %v", brokers, err)
 	}
 	return client
 }
 
-func closeClient(t testing.TB, client sarama.Client) {
-	t.Helper()
+func closeClient(tb testing.TB, client sarama.Client) {
+	tb.Helper()
 	if err := client.Close(); err != nil && !errors.Is(err, sarama.ErrClosedClient) {
-		t.Errorf("close Kafka client: %v", err)
+		tb.Errorf("close Kafka client: %v", err)
 	}
 }
 
-func pause(t testing.TB, d time.Duration) {
-	t.Helper()
+func pause(tb testing.TB, d time.Duration) {
+	tb.Helper()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-t.Context().Done():
-		t.Fatal("the test has ended")
+	case <-tb.Context().Done():
+		tb.Fatal("the test has ended")
 	}
 }

@@ -53,19 +53,19 @@ const maxFrame = 128 << 20
 
 // NewProxy starts a proxy in front of brokers. It ends with the test, or with
 // Close.
-func NewProxy(t testing.TB, brokers []string) *Proxy {
-	t.Helper()
-	ctx, end := context.WithCancel(context.WithoutCancel(t.Context()))
+func NewProxy(tb testing.TB, brokers []string) *Proxy {
+	tb.Helper()
+	ctx, end := context.WithCancel(context.WithoutCancel(tb.Context()))
 	p := &Proxy{ctx: ctx, end: end, upstreams: map[string]string{}, conns: map[net.Conn]struct{}{}}
 	for d := range p.open {
 		p.open[d] = make(chan struct{})
 		close(p.open[d])
 	}
-	t.Cleanup(p.Close)
+	tb.Cleanup(p.Close)
 	for _, b := range brokers {
 		address, err := p.addressOf(b)
 		if err != nil {
-			t.Fatalf("proxy for %s: %v", b, err)
+			tb.Fatalf("proxy for %s: %v", b, err)
 		}
 		p.brokers = append(p.brokers, address)
 	}
@@ -269,7 +269,7 @@ func (p *Proxy) copy(d direction, from io.Reader, to io.Writer, rewrite func([]b
 		if !p.pass(d) {
 			return
 		}
-		out := append(binary.BigEndian.AppendUint32(make([]byte, 0, len(frame)+4), uint32(len(frame))), frame...)
+		out := append(binary.BigEndian.AppendUint32(make([]byte, 0, len(frame)+4), uint32(len(frame))), frame...) //nolint:gosec // A frame is about as long as one that was read, of at most maxFrame.
 		if _, err := to.Write(out); err != nil {
 			return
 		}
@@ -340,7 +340,7 @@ func (p *Proxy) rewrite(frame []byte, asked *pending) ([]byte, error) {
 	if len(frame) < 4 {
 		return nil, io.ErrUnexpectedEOF
 	}
-	k, ok := asked.take(int32(binary.BigEndian.Uint32(frame)))
+	k, ok := asked.take(int32(binary.BigEndian.Uint32(frame))) //nolint:gosec // The protocol's type is int32.
 	if !ok {
 		return frame, nil
 	}

@@ -56,32 +56,32 @@ func Headers(namesAndValues ...string) []Header {
 // Produce writes records to topic, partitioned by key, and returns them with
 // partition and offset once Kafka has acknowledged all of them (acks=all). One
 // call is one producer: for many records, make one call.
-func Produce(t testing.TB, brokers []string, topic string, records ...Record) []Record {
-	t.Helper()
-	return produce(t, brokers, topic, sarama.NewHashPartitioner, records)
+func Produce(tb testing.TB, brokers []string, topic string, records ...Record) []Record {
+	tb.Helper()
+	return produce(tb, brokers, topic, sarama.NewHashPartitioner, records)
 }
 
 // ProduceTo is Produce with all records in one partition.
-func ProduceTo(t testing.TB, brokers []string, topic string, partition int32, records ...Record) []Record {
-	t.Helper()
+func ProduceTo(tb testing.TB, brokers []string, topic string, partition int32, records ...Record) []Record {
+	tb.Helper()
 	records = slices.Clone(records)
 	for i := range records {
 		records[i].Partition = partition
 	}
-	return produce(t, brokers, topic, sarama.NewManualPartitioner, records)
+	return produce(tb, brokers, topic, sarama.NewManualPartitioner, records)
 }
 
-func produce(t testing.TB, brokers []string, topic string, by sarama.PartitionerConstructor, records []Record) []Record {
-	t.Helper()
+func produce(tb testing.TB, brokers []string, topic string, by sarama.PartitionerConstructor, records []Record) []Record {
+	tb.Helper()
 	cfg := Sarama()
 	cfg.Producer.Partitioner = by
 	producer, err := sarama.NewSyncProducer(brokers, cfg)
 	if err != nil {
-		t.Fatalf("Kafka producer of %v: %v", brokers, err)
+		tb.Fatalf("Kafka producer of %v: %v", brokers, err)
 	}
 	defer func() {
 		if err := producer.Close(); err != nil {
-			t.Errorf("close Kafka producer: %v", err)
+			tb.Errorf("close Kafka producer: %v", err)
 		}
 	}()
 	messages := make([]*sarama.ProducerMessage, len(records))
@@ -99,7 +99,7 @@ func produce(t testing.TB, brokers []string, topic string, by sarama.Partitioner
 		messages[i] = m
 	}
 	if err := producer.SendMessages(messages); err != nil {
-		t.Fatalf("produce to %q: %v", topic, err)
+		tb.Fatalf("produce to %q: %v", topic, err)
 	}
 	written := slices.Clone(records)
 	for i, m := range messages {
@@ -110,46 +110,46 @@ func produce(t testing.TB, brokers []string, topic string, by sarama.Partitioner
 
 // ReadAll returns every record that topic holds when it is called, ordered by
 // partition and offset.
-func ReadAll(t testing.TB, brokers []string, topic string) []Record {
-	t.Helper()
-	client := newClient(t, brokers)
-	defer closeClient(t, client)
+func ReadAll(tb testing.TB, brokers []string, topic string) []Record {
+	tb.Helper()
+	client := newClient(tb, brokers)
+	defer closeClient(tb, client)
 	consumer, err := sarama.NewConsumerFromClient(client)
 	if err != nil {
-		t.Fatalf("Kafka consumer: %v", err)
+		tb.Fatalf("Kafka consumer: %v", err)
 	}
 	partitions, err := client.Partitions(topic)
 	if err != nil {
-		t.Fatalf("partitions of %q: %v", topic, err)
+		tb.Fatalf("partitions of %q: %v", topic, err)
 	}
 	slices.Sort(partitions)
 	var records []Record
 	for _, p := range partitions {
-		records = append(records, readPartition(t, client, consumer, topic, p)...)
+		records = append(records, readPartition(tb, client, consumer, topic, p)...)
 	}
 	return records
 }
 
-func readPartition(t testing.TB, client sarama.Client, consumer sarama.Consumer, topic string, partition int32) []Record {
-	t.Helper()
+func readPartition(tb testing.TB, client sarama.Client, consumer sarama.Consumer, topic string, partition int32) []Record {
+	tb.Helper()
 	start, err := client.GetOffset(topic, partition, sarama.OffsetOldest)
 	if err != nil {
-		t.Fatalf("start of %q/%d: %v", topic, partition, err)
+		tb.Fatalf("start of %q/%d: %v", topic, partition, err)
 	}
 	end, err := client.GetOffset(topic, partition, sarama.OffsetNewest)
 	if err != nil {
-		t.Fatalf("end of %q/%d: %v", topic, partition, err)
+		tb.Fatalf("end of %q/%d: %v", topic, partition, err)
 	}
 	if start >= end {
 		return nil
 	}
 	pc, err := consumer.ConsumePartition(topic, partition, start)
 	if err != nil {
-		t.Fatalf("consume %q/%d: %v", topic, partition, err)
+		tb.Fatalf("consume %q/%d: %v", topic, partition, err)
 	}
 	defer func() {
 		if err := pc.Close(); err != nil {
-			t.Errorf("close consumer of %q/%d: %v", topic, partition, err)
+			tb.Errorf("close consumer of %q/%d: %v", topic, partition, err)
 		}
 	}()
 	var records []Record
@@ -168,7 +168,7 @@ func readPartition(t testing.TB, client sarama.Client, consumer sarama.Consumer,
 			}
 			idle.Reset(2 * time.Second)
 		case err := <-pc.Errors():
-			t.Fatalf("consume: %v", err)
+			tb.Fatalf("consume: %v", err)
 		case <-idle.C:
 			return records
 		}
@@ -179,9 +179,9 @@ func readPartition(t testing.TB, client sarama.Client, consumer sarama.Consumer,
 // or at sarama.OffsetOldest or sarama.OffsetNewest, in order within each. Fewer
 // within timeout fail the test. Records that are produced before Consume has
 // looked up OffsetNewest are not seen: use NewReader to fix the position first.
-func Consume(t testing.TB, brokers []string, topic string, from int64, n int, timeout time.Duration) []Record {
-	t.Helper()
-	r := NewReader(t, brokers, topic, from)
+func Consume(tb testing.TB, brokers []string, topic string, from int64, n int, timeout time.Duration) []Record {
+	tb.Helper()
+	r := NewReader(tb, brokers, topic, from)
 	defer r.Close()
 	return r.Read(n, timeout)
 }
@@ -189,7 +189,7 @@ func Consume(t testing.TB, brokers []string, topic string, from int64, n int, ti
 // Reader reads all partitions of one topic from a position that is fixed when
 // NewReader returns. It is for one goroutine.
 type Reader struct {
-	t        testing.TB
+	tb       testing.TB
 	topic    string
 	client   sarama.Client
 	parts    []sarama.PartitionConsumer
@@ -203,24 +203,24 @@ type Reader struct {
 // NewReader returns a Reader that begins in every partition at an offset or at
 // sarama.OffsetOldest or sarama.OffsetNewest. It ends with the test, or with
 // Close.
-func NewReader(t testing.TB, brokers []string, topic string, from int64) *Reader {
-	t.Helper()
+func NewReader(tb testing.TB, brokers []string, topic string, from int64) *Reader {
+	tb.Helper()
 	r := &Reader{
-		t:        t,
+		tb:       tb,
 		topic:    topic,
-		client:   newClient(t, brokers),
+		client:   newClient(tb, brokers),
 		records:  make(chan Record),
 		failures: make(chan error, 1),
 		stop:     make(chan struct{}),
 	}
-	t.Cleanup(r.Close)
+	tb.Cleanup(r.Close)
 	consumer, err := sarama.NewConsumerFromClient(r.client)
 	if err != nil {
-		t.Fatalf("Kafka consumer: %v", err)
+		tb.Fatalf("Kafka consumer: %v", err)
 	}
 	partitions, err := r.client.Partitions(topic)
 	if err != nil {
-		t.Fatalf("partitions of %q: %v", topic, err)
+		tb.Fatalf("partitions of %q: %v", topic, err)
 	}
 	for _, p := range partitions {
 		at := from
@@ -228,12 +228,12 @@ func NewReader(t testing.TB, brokers []string, topic string, from int64) *Reader
 		// again when the leader changes.
 		if from == sarama.OffsetNewest {
 			if at, err = r.client.GetOffset(topic, p, sarama.OffsetNewest); err != nil {
-				t.Fatalf("end of %q/%d: %v", topic, p, err)
+				tb.Fatalf("end of %q/%d: %v", topic, p, err)
 			}
 		}
 		pc, err := consumer.ConsumePartition(topic, p, at)
 		if err != nil {
-			t.Fatalf("consume %q/%d: %v", topic, p, err)
+			tb.Fatalf("consume %q/%d: %v", topic, p, err)
 		}
 		r.parts = append(r.parts, pc)
 		r.done.Go(func() { r.copy(pc) })
@@ -263,13 +263,13 @@ func (r *Reader) copy(pc sarama.PartitionConsumer) {
 
 // Read returns the next n records. Fewer within timeout fail the test.
 func (r *Reader) Read(n int, timeout time.Duration) []Record {
-	r.t.Helper()
+	r.tb.Helper()
 	records := make([]Record, 0, n)
 	deadline := time.Now().Add(timeout)
 	for len(records) < n {
 		record, ok := r.Next(time.Until(deadline))
 		if !ok {
-			r.t.Fatalf("read %q: %d of %d records within %v: %s", r.topic, len(records), n, timeout, r.failure())
+			r.tb.Fatalf("read %q: %d of %d records within %v: %s", r.topic, len(records), n, timeout, r.failure())
 		}
 		records = append(records, record)
 	}
@@ -299,7 +299,7 @@ func (r *Reader) failure() string {
 
 // Close ends reading. It may be called more than once.
 func (r *Reader) Close() {
-	r.t.Helper()
+	r.tb.Helper()
 	r.closed.Do(func() {
 		close(r.stop)
 		r.done.Wait()
@@ -309,7 +309,7 @@ func (r *Reader) Close() {
 		for _, pc := range r.parts {
 			drain(pc)
 		}
-		closeClient(r.t, r.client)
+		closeClient(r.tb, r.client)
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 const (
 	discoveryPath = "/.well-known/openid-configuration"
 	keysPath      = "/keys"
-	tokenPath     = "/token" //nolint:gosec // A path, no credential.
+	tokenPath     = "/token"
 
 	maxFormBytes = 64 << 10
 )
