@@ -104,15 +104,15 @@ kafka_start() {
 kafka_ports() { GO111MODULE=off go run "$KAFKA_DIR/cmd/freeports/main.go" 2; }
 
 kafka_start_jars() {
-	local ports java
+	local port controller java detach=()
 	KAFKA_RUN=$(mktemp -d "${TMPDIR:-/tmp}/test-kafka.XXXXXX")
-	mapfile -t ports < <(kafka_ports)
-	[ "${#ports[@]}" = 2 ] || return 1
-	KAFKA_BROKERS=127.0.0.1:${ports[0]}
+	read -r -d '' port controller < <(kafka_ports) || true
+	[ -n "$controller" ] || return 1
+	KAFKA_BROKERS=127.0.0.1:$port
 	{
 		cat "$KAFKA_DIR/server.properties"
-		echo "listeners=PLAINTEXT://127.0.0.1:${ports[0]},CONTROLLER://127.0.0.1:${ports[1]}"
-		echo "controller.quorum.bootstrap.servers=127.0.0.1:${ports[1]}"
+		echo "listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller"
+		echo "controller.quorum.bootstrap.servers=127.0.0.1:$controller"
 		echo "log.dirs=$KAFKA_RUN/data"
 	} >"$KAFKA_RUN/server.properties"
 	java=("$(kafka_java)" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "-Xmx${TEST_KAFKA_HEAP:-256m}"
@@ -120,20 +120,18 @@ kafka_start_jars() {
 	"${java[@]}" kafka.tools.StorageTool format --standalone -t MkU3OEVBNTcwNTJENDM2Qk \
 		-c "$KAFKA_RUN/server.properties" >"$KAFKA_RUN/kafka.log" 2>&1 || return 1
 	# In a session of its own, so that Ctrl-C reaches the tests first.
-	setsid "${java[@]}" kafka.Kafka "$KAFKA_RUN/server.properties" >>"$KAFKA_RUN/kafka.log" 2>&1 &
+	if command -v setsid >/dev/null; then detach=(setsid); fi
+	${detach[@]+"${detach[@]}"} "${java[@]}" kafka.Kafka "$KAFKA_RUN/server.properties" >>"$KAFKA_RUN/kafka.log" 2>&1 &
 	KAFKA_PID=$!
 }
 
 kafka_start_image() {
-	local ports port line env=()
+	local port name value env=()
 	KAFKA_RUN=$(mktemp -d "${TMPDIR:-/tmp}/test-kafka.XXXXXX")
-	mapfile -t ports < <(kafka_ports)
-	port=${ports[0]}
+	read -r port < <(kafka_ports) || return 1
 	KAFKA_BROKERS=127.0.0.1:$port
-	while read -r line; do
-		local name=${line%%=*}
-		name=${name//./_}
-		env+=(-e "KAFKA_${name^^}=${line#*=}")
+	while IFS='=' read -r name value; do
+		env+=(-e "KAFKA_$(tr '.a-z' '_A-Z' <<<"$name")=$value")
 	done < <(grep '^[a-z]' "$KAFKA_DIR/server.properties")
 	KAFKA_CONTAINER=$(docker run --detach --rm --publish "127.0.0.1:$port:$port" "${env[@]}" \
 		-e "KAFKA_LISTENERS=PLAINTEXT://:$port,CONTROLLER://:9093" \

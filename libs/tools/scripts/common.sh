@@ -17,7 +17,7 @@ die() { warn "$*"; exit 1; }
 command -v go >/dev/null || die "Go is not installed (go.work names the version)"
 
 # modules prints the directory of each module of the workspace.
-modules() { sed -n 's|^\t\./||p' go.work; }
+modules() { awk '$1 ~ /^\.\// { print substr($1, 3) }' go.work; }
 
 # go_modules prints those that hold Go code.
 go_modules() {
@@ -47,9 +47,61 @@ tools() {
 	fi
 	say "building the tools of $dir (once)"
 	mkdir -p "$BIN"
-	GOBIN=$BIN go -C "$dir" install tool
-	touch "$stamp"
+	GOBIN=$BIN go -C "$dir" install tool && touch "$stamp"
 }
 
-# version prints what the binaries call themselves.
-version() { git describe --tags --always --dirty 2>/dev/null || echo unknown; }
+# ci: is this an automatic build? Then what is missing is installed, and what
+# cannot run is a failure.
+ci() { [ "${CI:-}" = true ]; }
+
+# apt_install PACKAGE... with the first that exists of "a|b".
+apt_install() {
+	local sudo=() want names name packages=()
+	[ "$(id -u)" = 0 ] || sudo=(sudo)
+	command -v apt-get >/dev/null || { warn "no apt-get to install $* with"; return 1; }
+	"${sudo[@]}" apt-get update -q >/dev/null || warn "apt-get update failed"
+	for want in "$@"; do
+		IFS='|' read -ra names <<<"$want"
+		for name in "${names[@]}"; do
+			if apt-cache show "$name" >/dev/null 2>&1; then
+				packages+=("$name")
+				continue 2
+			fi
+		done
+		packages+=("${names[0]}")
+	done
+	say "installing ${packages[*]}"
+	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+		"${packages[@]}" >/dev/null
+}
+
+# ldflags prints what stamps version and revision into the binaries; nothing
+# where there is no git to ask.
+ldflags() {
+	local version revision
+	version=$(git describe --tags --always --dirty --match 'v[0-9]*' 2>/dev/null) || return 0
+	revision=$(git rev-parse HEAD)
+	printf -- '-X mqtt-integration/libs/buildinfo.version=%s -X mqtt-integration/libs/buildinfo.revision=%s' \
+		"$version" "$revision"
+}
+
+# patiently COMMAND... says every 15 s that a silent command is still at work.
+patiently() {
+	local start=$SECONDS ticker rc=0
+	(while sleep 15; do echo "   still at it ($((SECONDS - start)) s)"; done) &
+	ticker=$!
+	"$@" || rc=$?
+	kill "$ticker" 2>/dev/null || true
+	wait "$ticker" 2>/dev/null || true
+	return "$rc"
+}
+
+# build_service SERVICE builds its commands to .bin.
+build_service() {
+	local command
+	for command in services/"$1"/cmd/*/; do
+		[ -d "$command" ] || continue
+		CGO_ENABLED=0 go -C "services/$1" build -trimpath -ldflags "$(ldflags)" \
+			-o "$BIN/" "./cmd/$(basename "$command")"
+	done
+}
