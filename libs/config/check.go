@@ -201,15 +201,26 @@ func (c *checker) checkScalar(node *yaml.Node, t reflect.Type, path string) {
 	if node.Kind != yaml.ScalarNode {
 		return
 	}
-	switch t {
-	case durationType:
+	if node.ShortTag() == "!!null" {
+		return
+	}
+	switch {
+	case t == durationType:
 		// yaml takes a bare 30 for 30 nanoseconds, which nobody means.
-		if _, err := time.ParseDuration(node.Value); err != nil && node.Tag != "!!null" {
+		if _, err := time.ParseDuration(node.Value); err != nil {
 			c.fail(node.Line, path, fmt.Sprintf("%q is no duration with a unit, such as 500ms, 30s or 5m", node.Value))
 		}
-	case secretType:
+	case t == secretType:
 		if c.refuseSecrets && node.Value != "" {
 			c.fail(node.Line, path, "a secret comes from the environment or from a file of its own, not from the configuration file")
+		}
+	case reflect.PointerTo(t).Implements(textUnmarshalerType) && !reflect.PointerTo(t).Implements(yamlUnmarshalerType):
+		// Tried out here, because yaml gives up at the error of such a type and
+		// says neither line nor path.
+		if text, ok := reflect.TypeAssert[encoding.TextUnmarshaler](reflect.New(t)); ok {
+			if err := text.UnmarshalText([]byte(node.Value)); err != nil {
+				c.fail(node.Line, path, err.Error())
+			}
 		}
 	}
 }

@@ -16,7 +16,8 @@ func Under(path string, err error) error {
 	if err == nil {
 		return nil
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // only a join itself is taken apart, not what wraps one
+	// Only a join itself is taken apart, not what wraps one.
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return fmt.Errorf("%s.%w", path, err)
 	}

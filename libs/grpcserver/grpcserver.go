@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
 
 	"mqtt-integration/libs/daemon"
@@ -61,13 +60,13 @@ type Server struct {
 // return is still subject to the rules for errors, and single values replace
 // ours. A handler's error that is a gRPC status goes to the client as it is, so
 // do cancellation and the deadline of the call; any other error is logged and
-// leaves as Internal "internal error", without its text. A status that is wrapped in another error counts as any
-// other error: it was not meant for our client.
+// leaves as Internal "internal error", without its text. A status that is wrapped
+// in another error counts as any other error: it was not meant for our client.
 func New(cfg Config, env daemon.Env, opts ...grpc.ServerOption) *Server {
 	env = env.Complete()
 	guard := guard{logger: env.Logger}
 	all := append([]grpc.ServerOption{
-		grpc.KeepaliveParams(serverKeepalive()),
+		grpc.KeepaliveParams(grpcpolicy.ServerKeepalive()),
 		grpc.KeepaliveEnforcementPolicy(grpcpolicy.ServerEnforcement()),
 		grpc.ConnectionTimeout(connectionTimeout),
 		grpc.MaxRecvMsgSize(MaxMessageSize),
@@ -87,8 +86,6 @@ func New(cfg Config, env daemon.Env, opts ...grpc.ServerOption) *Server {
 	healthv1.RegisterHealthServer(s.server, s.health)
 	return s
 }
-
-func serverKeepalive() keepalive.ServerParameters { return grpcpolicy.ServerKeepalive() }
 
 // notHealth leaves health checks out of traces and metrics.
 func notHealth(info *stats.RPCTagInfo) bool {
@@ -133,7 +130,9 @@ func (s *Server) Run(ctx context.Context, drain time.Duration) error {
 	})
 	s.server.GracefulStop()
 	cut.Stop()
-	// Serve returns nil after GracefulStop, and nothing else matters now.
-	<-done
+	// ErrServerStopped is what Serve says when ctx ended before it began.
+	if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve on %s: %w", listener.Addr(), err)
+	}
 	return nil
 }

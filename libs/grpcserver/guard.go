@@ -50,7 +50,7 @@ func (g guard) outward(ctx context.Context, method string, err error) error {
 		return nil
 	}
 	// Directly, not by errors.As: see New.
-	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // a wrapped status was not meant for our client
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return err
 	}
 	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {

@@ -215,18 +215,18 @@ func (t TLS) apply(s *sarama.Config) error {
 	return nil
 }
 
-func (c SASL) apply(s *sarama.Config) error {
-	if c.Mechanism == "" {
+func (s SASL) apply(out *sarama.Config) error {
+	if s.Mechanism == "" {
 		return nil
 	}
-	password, err := config.ReadSecret(c.Password, c.PasswordFile)
+	password, err := config.ReadSecret(s.Password, s.PasswordFile)
 	if err != nil {
 		return fmt.Errorf("password_file: %w", err)
 	}
-	s.Net.SASL.Enable = true
-	s.Net.SASL.Mechanism = sarama.SASLMechanism(c.Mechanism)
-	s.Net.SASL.User = c.Username
-	s.Net.SASL.Password = password.Reveal()
-	s.Net.SASL.SCRAMClientGeneratorFunc = scramGenerator(c.Mechanism)
+	out.Net.SASL.Enable = true
+	out.Net.SASL.Mechanism = sarama.SASLMechanism(s.Mechanism)
+	out.Net.SASL.User = s.Username
+	out.Net.SASL.Password = password.Reveal()
+	out.Net.SASL.SCRAMClientGeneratorFunc = scramGenerator(s.Mechanism)
 	return nil
 }

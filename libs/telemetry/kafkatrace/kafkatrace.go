@@ -2,6 +2,7 @@ package kafkatrace
 
 import (
 	"context"
+	"slices"
 
 	"github.com/IBM/sarama"
 	"go.opentelemetry.io/otel/propagation"
@@ -29,10 +30,9 @@ var _ propagation.TextMapCarrier = (*ProducerCarrier)(nil)
 
 // Get returns the last value of a header, as Kafka's own lastHeader does, or "".
 func (c *ProducerCarrier) Get(key string) string {
-	headers := c.Message.Headers
-	for i := len(headers) - 1; i >= 0; i-- {
-		if string(headers[i].Key) == key {
-			return string(headers[i].Value)
+	for _, header := range slices.Backward(c.Message.Headers) {
+		if string(header.Key) == key {
+			return string(header.Value)
 		}
 	}
 	return ""
@@ -65,9 +65,9 @@ var _ propagation.TextMapCarrier = ConsumerCarrier(nil)
 
 // Get returns the last value of a header, as Kafka's own lastHeader does, or "".
 func (c ConsumerCarrier) Get(key string) string {
-	for i := len(c) - 1; i >= 0; i-- {
-		if c[i] != nil && string(c[i].Key) == key {
-			return string(c[i].Value)
+	for _, header := range slices.Backward(c) {
+		if header != nil && string(header.Key) == key {
+			return string(header.Value)
 		}
 	}
 	return ""
