@@ -116,7 +116,11 @@ func Start(cfg Config) (*Cluster, error) {
 		kfake.GroupMaxSessionTimeout(maxSessionTimeout),
 		kfake.WithLogger(logger{cfg.Logger}),
 		kfake.ListenFn(func(network, _ string) (net.Listener, error) {
-			return (&net.ListenConfig{}).Listen(context.Background(), network, cfg.Address)
+			listener, err := (&net.ListenConfig{}).Listen(context.Background(), network, cfg.Address)
+			if err != nil {
+				return nil, err //nolint:wrapcheck // It is wrapped below.
+			}
+			return guardedListener{listener}, nil
 		}),
 		kfake.BrokerConfigs(map[string]string{
 			"state.log.compact.bytes": groupsLogLimit,

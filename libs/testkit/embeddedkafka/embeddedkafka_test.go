@@ -3,6 +3,8 @@ package embeddedkafka_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,6 +119,37 @@ func TestRecordLimitIsThatOfTheConfiguration(t *testing.T) {
 	if cluster.MaxMessageBytes() != 10_000 {
 		t.Errorf("MaxMessageBytes() = %d, want 10000", cluster.MaxMessageBytes())
 	}
+}
+
+func TestStrangersAreSentAway(t *testing.T) {
+	t.Parallel()
+	cluster := testkit.EmbeddedKafka(t, embeddedkafka.Config{Topics: []embeddedkafka.Topic{{Name: "a", Partitions: 1}}})
+	for name, sent := range map[string]string{
+		"HTTP":             "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		"unknown request":  "\x00\x00\x00\x0a\x7f\x00\x00\x00\x00\x00\x00\x01\x00\x00",
+		"nothing in it":    "\x00\x00\x00\x00\x00\x00\x00\x00",
+		"broken off early": "\x00\x00",
+	} {
+		conn, err := net.Dial("tcp", cluster.Brokers()[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte(sent)); err != nil {
+			t.Fatal(err)
+		}
+		tcp, ok := conn.(*net.TCPConn)
+		if !ok {
+			t.Fatalf("connection is a %T", conn)
+		}
+		if err := tcp.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if answer, _ := io.ReadAll(conn); len(answer) > 0 {
+			t.Errorf("%s: answered %q, want a closed connection", name, answer)
+		}
+		_ = conn.Close()
+	}
+	testkit.Produce(t, cluster.Brokers(), "a", testkit.Record{Value: []byte("still alive")})
 }
 
 func TestStartRefuses(t *testing.T) {
