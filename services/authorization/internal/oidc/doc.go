@@ -1,0 +1,2 @@
+// Package oidc verifies the access tokens of OIDC providers.
+package oidc
