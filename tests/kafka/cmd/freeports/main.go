@@ -25,6 +25,11 @@ func main() {
 			fmt.Fprintln(os.Stderr, "freeports:", err)
 			os.Exit(1)
 		}
-		fmt.Fprintln(os.Stdout, l.Addr().(*net.TCPAddr).Port)
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "freeports:", err)
+			os.Exit(1)
+		}
+		fmt.Fprintln(os.Stdout, port)
 	}
 }
