@@ -53,6 +53,10 @@ type Config struct {
 	// as they are.
 	Topics []Topic
 
+	// Settings are further settings of the brokers by their Kafka names, such
+	// as log.retention.bytes.
+	Settings map[string]string
+
 	// MaxMessageBytes is the largest record batch that the cluster accepts.
 	// Zero means DefaultMaxMessageBytes.
 	MaxMessageBytes int
@@ -126,6 +130,7 @@ func Start(cfg Config) (*Cluster, error) {
 			"state.log.compact.bytes": groupsLogLimit,
 			"message.max.bytes":       strconv.Itoa(cfg.MaxMessageBytes),
 		}),
+		kfake.BrokerConfigs(cfg.Settings),
 	}
 	if cfg.Dir != "" {
 		opts = append(opts, kfake.DataDir(cfg.Dir))
