@@ -92,39 +92,50 @@ func join(path, key string) string {
 type checker struct {
 	place         func(line int) string
 	refuseSecrets bool
-	paths         map[int]string // by line
-	errs          []error
+	paths         map[int]string  // by line
+	failed        map[string]bool // by path
+	faults        []fault
+}
+
+type fault struct {
+	line int
+	err  error
 }
 
 // decode puts a node, which may be a document, into a value. The settings are
 // at path.
 func (c *checker) decode(node *yaml.Node, into reflect.Value, path string) error {
-	c.paths = map[int]string{}
+	c.paths, c.failed = map[int]string{}, map[string]bool{}
 	c.check(node, into.Type(), path)
-	if len(c.errs) > 0 {
-		return errors.Join(c.errs...)
+	// Also after an error, to find the others.
+	if err := node.Decode(into.Addr().Interface()); err != nil {
+		if typeError, ok := errors.AsType[*yaml.TypeError](err); ok {
+			for _, message := range typeError.Errors {
+				c.failAtLine(message, path)
+			}
+		} else if len(c.faults) == 0 {
+			c.fail(node.Line, path, err.Error())
+		}
 	}
-	err := node.Decode(into.Addr().Interface())
-	if err == nil {
-		return nil
+	slices.SortStableFunc(c.faults, func(a, b fault) int { return a.line - b.line })
+	var errs []error
+	for _, f := range c.faults {
+		errs = append(errs, f.err)
 	}
-	typeError, ok := errors.AsType[*yaml.TypeError](err)
-	if !ok {
-		c.fail(node.Line, path, err.Error())
-		return errors.Join(c.errs...)
-	}
-	for _, message := range typeError.Errors {
-		c.failAtLine(message, path)
-	}
-	return errors.Join(c.errs...)
+	return errors.Join(errs...)
 }
 
+// fail notes the first fault of what is at path.
 func (c *checker) fail(line int, path, message string) {
+	if path != "" && c.failed[path] {
+		return
+	}
+	c.failed[path] = true
 	where := c.place(line)
 	if path != "" {
 		where += ": " + path
 	}
-	c.errs = append(c.errs, fmt.Errorf("%s: %s", where, message))
+	c.faults = append(c.faults, fault{line: line, err: fmt.Errorf("%s: %s", where, message)})
 }
 
 var linePrefix = regexp.MustCompile(`^line (\d+): `)
@@ -216,10 +227,11 @@ func (c *checker) checkScalar(node *yaml.Node, t reflect.Type, path string) {
 		}
 	case reflect.PointerTo(t).Implements(textUnmarshalerType) && !reflect.PointerTo(t).Implements(yamlUnmarshalerType):
 		// Tried out here, because yaml gives up at the error of such a type and
-		// says neither line nor path.
+		// says neither line nor path. Then made harmless for it.
 		if text, ok := reflect.TypeAssert[encoding.TextUnmarshaler](reflect.New(t)); ok {
 			if err := text.UnmarshalText([]byte(node.Value)); err != nil {
 				c.fail(node.Line, path, err.Error())
+				node.Tag, node.Value = "!!null", ""
 			}
 		}
 	}

@@ -57,6 +57,7 @@ func (p process) supervise(common Common, logger *slog.Logger, run func(context.
 		slog.String("version", buildinfo.Version()), slog.String("revision", buildinfo.Revision()),
 		slog.String("admin_address", common.Admin.Address))
 	done := make(chan error, 1)
+	// Buffered: a service that comes back after we gave up must not hang here.
 	go func() { done <- run(ctx, env) }()
 	lifecycle.Set(nil)
 
@@ -76,7 +77,11 @@ func (p process) supervise(common Common, logger *slog.Logger, run func(context.
 // drain ends the context of Run after the delay and waits for Run, within
 // bounds. It returns cause, if there is one, beside what Run returned.
 func (p process) drain(common Common, done <-chan error, cancel context.CancelCauseFunc, cause error) error {
-	delay := time.NewTimer(common.DrainDelay)
+	wait := common.DrainDelay
+	if cause != nil {
+		wait = 0 // the context of Run has ended already
+	}
+	delay := time.NewTimer(wait)
 	defer delay.Stop()
 	select {
 	case <-delay.C:

@@ -152,5 +152,27 @@ func LogErrors(logger *slog.Logger) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		logger.Warn("telemetry has a problem", slog.Any("error", err))
 	}))
-	otel.SetLogger(logr.FromSlogHandler(logger.Handler()))
+	otel.SetLogger(logr.FromSlogHandler(warnings{logger.Handler()}))
 }
+
+// otelWarning is the level at which OpenTelemetry's warnings come out of logr.
+const otelWarning = slog.Level(-1)
+
+// warnings passes what OpenTelemetry has to say about itself from its level
+// Warn on; below that it describes every instrument that is made.
+type warnings struct{ slog.Handler }
+
+func (w warnings) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= otelWarning && w.Handler.Enabled(ctx, max(level, slog.LevelWarn))
+}
+
+func (w warnings) Handle(ctx context.Context, record slog.Record) error {
+	record.Level = max(record.Level, slog.LevelWarn)
+	return w.Handler.Handle(ctx, record)
+}
+
+func (w warnings) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return warnings{w.Handler.WithAttrs(attrs)}
+}
+
+func (w warnings) WithGroup(name string) slog.Handler { return warnings{w.Handler.WithGroup(name)} }
