@@ -3,6 +3,7 @@ package cloudevent_test
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -25,7 +26,7 @@ var benchSizes = []int{150, 1024, 8192}
 
 func BenchmarkDecode(b *testing.B) {
 	for _, size := range benchSizes {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
 			r := benchRecord(size)
 			b.ReportAllocs()
 			for b.Loop() {
@@ -39,7 +40,7 @@ func BenchmarkDecode(b *testing.B) {
 
 func BenchmarkAppendStructured(b *testing.B) {
 	for _, size := range benchSizes {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
 			e, _ := cloudevent.Decode(benchRecord(size), cloudevent.Options{})
 			var buf []byte
 			b.ReportAllocs()

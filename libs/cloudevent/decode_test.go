@@ -1,6 +1,7 @@
 package cloudevent_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -221,21 +222,33 @@ func TestExpandReadsStructuredEvents(t *testing.T) {
 		value string
 		want  map[string]string
 	}{
-		{"JSON data as its bytes", `"datacontenttype":"application/json","data": {"a" : 1.0} }`,
-			map[string]string{"datacontenttype": "application/json", "data": `{"a" : 1.0}`}},
+		{
+			"JSON data as its bytes", `"datacontenttype":"application/json","data": {"a" : 1.0} }`,
+			map[string]string{"datacontenttype": "application/json", "data": `{"a" : 1.0}`},
+		},
 		{"implied content type", `"data":[1]}`, map[string]string{"datacontenttype": "application/json", "data": `[1]`}},
 		{"JSON string stays quoted", `"data":"a\n"}`, map[string]string{"datacontenttype": "application/json", "data": `"a\n"`}},
-		{"text is unquoted", `"datacontenttype":"text/plain","data":"a\nü\ud83d\ude80"}`,
-			map[string]string{"datacontenttype": "text/plain", "data": "a\nü🚀"}},
-		{"XML is unquoted", `"datacontenttype":"application/xml","data":"<a\/>"}`,
-			map[string]string{"datacontenttype": "application/xml", "data": "<a/>"}},
-		{"object of a type that is not JSON stays as it is", `"datacontenttype":"text/plain","data":{"a":1}}`,
-			map[string]string{"datacontenttype": "text/plain", "data": `{"a":1}`}},
-		{"base64", `"datacontenttype":"image/png","data_base64":"iVBO\nRw=="}`,
-			map[string]string{"datacontenttype": "image/png", "data": "\x89PNG"}},
+		{
+			"text is unquoted", `"datacontenttype":"text/plain","data":"a\nü\ud83d\ude80"}`,
+			map[string]string{"datacontenttype": "text/plain", "data": "a\nü🚀"},
+		},
+		{
+			"XML is unquoted", `"datacontenttype":"application/xml","data":"<a\/>"}`,
+			map[string]string{"datacontenttype": "application/xml", "data": "<a/>"},
+		},
+		{
+			"object of a type that is not JSON stays as it is", `"datacontenttype":"text/plain","data":{"a":1}}`,
+			map[string]string{"datacontenttype": "text/plain", "data": `{"a":1}`},
+		},
+		{
+			"base64", `"datacontenttype":"image/png","data_base64":"iVBO\nRw=="}`,
+			map[string]string{"datacontenttype": "image/png", "data": "\x89PNG"},
+		},
 		{"base64 without a content type", `"data_base64":"YQ=="}`, map[string]string{"data": "a"}},
-		{"attributes of every type", `"n":-1,"f":1.50,"t":true,"o":null,"s":"x","time":"2026-01-02T03:04:05.000000001+01:00","subject":""}`,
-			map[string]string{"n": "-1", "f": "1.50", "t": "true", "s": "x", "time": "2026-01-02T03:04:05.000000001+01:00", "data": ""}},
+		{
+			"attributes of every type", `"n":-1,"f":1.50,"t":true,"o":null,"s":"x","time":"2026-01-02T03:04:05.000000001+01:00","subject":""}`,
+			map[string]string{"n": "-1", "f": "1.50", "t": "true", "s": "x", "time": "2026-01-02T03:04:05.000000001+01:00", "data": ""},
+		},
 		{"null data", `"datacontenttype":"text/plain","data":null}`, map[string]string{"datacontenttype": "text/plain", "data": ""}},
 		{"the last of a name counts", `"x":"1","id":"2","x":"3"}`, map[string]string{"id": "2", "x": "3", "data": ""}},
 	}
@@ -247,9 +260,7 @@ func TestExpandReadsStructuredEvents(t *testing.T) {
 				t.Fatalf("Decode() = %+v, want deliver", result)
 			}
 			want := map[string]string{"id": "1", "source": "/s", "type": "t"}
-			for name, value := range tt.want {
-				want[name] = value
-			}
+			maps.Copy(want, tt.want)
 			if diff := cmp.Diff(want, summarize(t, e)); diff != "" {
 				t.Errorf("event (-want +got):\n%s", diff)
 			}
@@ -357,5 +368,19 @@ func TestManyHeadersCostLinearTime(t *testing.T) {
 	}
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("decoding took %v", took)
+	}
+}
+
+func TestDiscouragedFindsWhatClientsRefuse(t *testing.T) {
+	t.Parallel()
+	tests := map[string]bool{
+		"plain": false, "grüezi 🚀": false, "": false, "\ufffd": false,
+		"tab\t": true, "\x7f": true, "\u0085": true, "\ufdd0": true, "\uffff": true, "ü\U0001fffe": true,
+	}
+	for value, want := range tests {
+		e := cloudevent.Event{Attributes: []cloudevent.Attribute{{Name: "id", Value: "1"}, {Name: "ext", Value: value}}}
+		if name, got := e.Discouraged(); got != want || got && name != "ext" {
+			t.Errorf("Discouraged() with %q = %q, %t; want %t", value, name, got, want)
+		}
 	}
 }

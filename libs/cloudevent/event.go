@@ -127,3 +127,17 @@ func (e *Event) Size() int {
 	}
 	return size
 }
+
+// Discouraged returns the name of the first attribute with a character that
+// receivers of MQTT strings may refuse: a control character or a non-character
+// [MQTT 5, 1.5.4]. Some clients close the connection on one, so that such an event
+// is better not sent in binary mode; in structured mode it is harmless. A
+// structured event has to be expanded before.
+func (e *Event) Discouraged() (name string, found bool) {
+	for i := range e.Attributes {
+		if a := &e.Attributes[i]; hasDiscouraged(a.Name) || hasDiscouraged(a.Value) {
+			return a.Name, true
+		}
+	}
+	return "", false
+}

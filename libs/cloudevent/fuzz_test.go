@@ -3,6 +3,7 @@ package cloudevent_test
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
 	"testing"
 	"unicode/utf8"
 
@@ -67,6 +68,11 @@ func FuzzDecode(f *testing.F) {
 		want, err := decodeSDK(r)
 		if err != nil || result.Verdict == cloudevent.Wrapped || want.SpecVersion() != "1.0" || hasJSONSuffix(want.DataMediaType()) {
 			return // stricter than we are, or wrong about media types ending in +json
+		}
+		for _, a := range e.Attributes {
+			if strings.TrimSpace(a.Value) != a.Value {
+				return // the SDK trims a header and does not parse the same URI with a space in JSON
+			}
 		}
 		got, err := parseSDK(structured)
 		if err != nil {

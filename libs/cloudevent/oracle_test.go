@@ -68,11 +68,11 @@ func (m *sdkMessage) ReadBinary(_ context.Context, w binding.BinaryWriter) error
 		var err error
 		if name == "content-type" {
 			err = w.SetAttribute(version.AttributeFromKind(spec.DataContentType), value)
-		} else if strings.HasPrefix(name, "ce_") {
+		} else if extension, ok := strings.CutPrefix(name, "ce_"); ok {
 			if a := version.Attribute(name); a != nil {
 				err = w.SetAttribute(a, value)
 			} else {
-				err = w.SetExtension(strings.TrimPrefix(name, "ce_"), value)
+				err = w.SetExtension(extension, value)
 			}
 		}
 		if err != nil {
@@ -125,7 +125,8 @@ func summary(e *event.Event) map[string]string {
 		m[name] = fmt.Sprint(value)
 	}
 	for name, value := range m {
-		if value == "" {
+		// The SDK trims some attributes, and only where it decodes some forms.
+		if m[name] = strings.TrimSpace(value); m[name] == "" {
 			delete(m, name)
 		}
 	}
@@ -134,10 +135,10 @@ func summary(e *event.Event) map[string]string {
 }
 
 // summarize is the same for our binary mode.
-func summarize(t testing.TB, e cloudevent.Event) map[string]string {
-	t.Helper()
+func summarize(tb testing.TB, e cloudevent.Event) map[string]string {
+	tb.Helper()
 	if err := e.Expand(); err != nil {
-		t.Fatalf("Expand() = %v", err)
+		tb.Fatalf("Expand() = %v", err)
 	}
 	m := map[string]string{}
 	for name, value := range e.Properties() {

@@ -280,10 +280,14 @@ func unquote(raw []byte) (s string, ok bool) {
 	if strings.IndexByte(inner, '\\') < 0 {
 		return inner, true
 	}
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return "", false
-	}
-	return s, true
+	return unescape(raw)
+}
+
+// unescape is apart from unquote because of its allocation.
+func unescape(raw []byte) (string, bool) {
+	var s string
+	err := json.Unmarshal(raw, &s)
+	return s, err == nil
 }
 
 // members iterates over the members of a JSON object without decoding values. It

@@ -126,3 +126,16 @@ func kindOf(contentType string, data []byte) DataKind {
 	}
 	return Binary
 }
+
+// hasDiscouraged says whether valid UTF-8 has characters that MQTT strings should
+// not have.
+func hasDiscouraged(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7f {
+			return strings.ContainsFunc(s[i:], func(r rune) bool {
+				return r < ' ' || 0x7f <= r && r <= 0x9f || 0xfdd0 <= r && r <= 0xfdef || r&0xfffe == 0xfffe
+			})
+		}
+	}
+	return false
+}

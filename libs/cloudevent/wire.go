@@ -3,6 +3,7 @@ package cloudevent
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -21,7 +22,10 @@ const (
 	fieldValue protowire.Number = 2
 )
 
-var errUTF8 = errors.New("string is not valid UTF-8")
+var (
+	errUTF8        = errors.New("string is not valid UTF-8")
+	errFieldNumber = errors.New("invalid field number")
+)
 
 // AppendWire appends the serialised mqttintegration.events.v1.Event to dst and
 // returns the extended buffer. What Expand made of a structured event stays here.
@@ -114,6 +118,7 @@ func ParseWire(b []byte) (Event, error) {
 			return setString(&e.TraceParent, value)
 		case fieldTraceState:
 			return setString(&e.TraceState, value)
+		default: // of a newer peer
 		}
 		return nil
 	})
@@ -159,7 +164,7 @@ func nonEmpty(b []byte) []byte {
 	if len(b) == 0 {
 		return nil
 	}
-	return b[:len(b):len(b)]
+	return slices.Clip(b)
 }
 
 func countAttributes(b []byte) (int, error) {
@@ -180,6 +185,9 @@ func eachField(b []byte, f func(field protowire.Number, typ protowire.Type, valu
 		field, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
 			return protowire.ParseError(n)
+		}
+		if field > protowire.MaxValidNumber {
+			return errFieldNumber
 		}
 		b = b[n:]
 		var value []byte
