@@ -377,10 +377,16 @@ func TestDiscouragedFindsWhatClientsRefuse(t *testing.T) {
 		"plain": false, "grüezi 🚀": false, "": false, "\ufffd": false,
 		"tab\t": true, "\x7f": true, "\u0085": true, "\ufdd0": true, "\uffff": true, "ü\U0001fffe": true,
 	}
+	if cloudevent.ValidString("\xff") {
+		t.Error("ValidString takes invalid UTF-8")
+	}
 	for value, want := range tests {
 		e := cloudevent.Event{Attributes: []cloudevent.Attribute{{Name: "id", Value: "1"}, {Name: "ext", Value: value}}}
 		if name, got := e.Discouraged(); got != want || got && name != "ext" {
 			t.Errorf("Discouraged() with %q = %q, %t; want %t", value, name, got, want)
+		}
+		if got := cloudevent.ValidString(value); got == want {
+			t.Errorf("ValidString(%q) = %t", value, got)
 		}
 	}
 }

@@ -127,6 +127,12 @@ func kindOf(contentType string, data []byte) DataKind {
 	return Binary
 }
 
+// ValidString says whether s has only the characters that a CloudEvents String may
+// have: valid UTF-8 without control characters and non-characters.
+func ValidString(s string) bool {
+	return utf8.ValidString(s) && !hasDiscouraged(s)
+}
+
 // hasDiscouraged says whether valid UTF-8 has characters that MQTT strings should
 // not have.
 func hasDiscouraged(s string) bool {
