@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -94,6 +95,8 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			address, err := freeAddress()
 			env.Setenv("ADMIN", address)
+			// With -race a process sleeps for a second before it exits.
+			env.Setenv("GORACE", "atexit_sleep_ms=10")
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -144,7 +147,7 @@ func get(ts *testscript.TestScript, want, url string) error {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	if got := fmt.Sprint(response.StatusCode); got != want {
+	if got := strconv.Itoa(response.StatusCode); got != want {
 		return fmt.Errorf("%s answered %s, want %s", url, got, want)
 	}
 	file, err := os.Create(ts.MkAbs("body"))

@@ -9,7 +9,6 @@ import (
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/stats"
 
@@ -50,7 +49,7 @@ type Server struct {
 	cfg    Config
 	env    daemon.Env
 	server *grpc.Server
-	health *health.Server
+	health *healthService
 	ready  *daemon.Check
 }
 
@@ -80,7 +79,7 @@ func New(cfg Config, env daemon.Env, opts ...grpc.ServerOption) *Server {
 		grpc.WaitForHandlers(true),
 	}, opts...)
 	s := &Server{
-		cfg: cfg, env: env, server: grpc.NewServer(all...), health: health.NewServer(),
+		cfg: cfg, env: env, server: grpc.NewServer(all...), health: newHealthService(),
 		ready: env.Health.Register("grpc server " + cfg.Address),
 	}
 	healthv1.RegisterHealthServer(s.server, s.health)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 
 	"github.com/go-logr/logr"
@@ -52,7 +53,8 @@ func Propagator() propagation.TextMapPropagator {
 	return propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
 }
 
-// Setup starts metrics, and traces when environ ("NAME=value") asks for them;
+// Setup starts metrics, and traces when environ, which is that of the process
+// ("NAME=value"; the exporter also looks there by itself), asks for them:
 // without OTEL_TRACES_EXPORTER and OTEL_EXPORTER_OTLP_(TRACES_)ENDPOINT, or with
 // OTEL_SDK_DISABLED=true, trace context passes through and no span is recorded.
 // Call Shutdown in the end, also to flush.
@@ -70,7 +72,8 @@ func Setup(ctx context.Context, service Service, environ []string) (*Providers, 
 	}
 	exporter, err := autoexport.NewSpanExporter(ctx)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("set up traces: %w", err), p.Shutdown(ctx))
+		return nil, errors.Join(fmt.Errorf("set up traces as OTEL_* say (OTEL_TRACES_EXPORTER is %q): %w",
+			os.Getenv("OTEL_TRACES_EXPORTER"), err), p.Shutdown(ctx))
 	}
 	if autoexport.IsNoneSpanExporter(exporter) {
 		return p, nil
