@@ -61,14 +61,15 @@ kafka_jars() {
 	mkdir -p "$KAFKA_CACHE"
 	fresh=$(mktemp -d "$KAFKA_CACHE/kafka.XXXXXX")
 	for try in 1 2 3; do
-		if mvn -q -B -Dstyle.color=never -f "$KAFKA_DIR/pom.xml" dependency:copy-dependencies \
-			-DoutputDirectory="$fresh" >&2; then
+		if mvn -q -B -l "$KAFKA_CACHE/maven.log" -f "$KAFKA_DIR/pom.xml" \
+			dependency:copy-dependencies -DoutputDirectory="$fresh"; then
 			touch "$fresh/.complete"
 			rm -rf "$KAFKA_JARS"
 			mv "$fresh" "$KAFKA_JARS"
 			return
 		fi
 		echo "Kafka: download failed (attempt $try of 3)" >&2
+		tail -n 15 "$KAFKA_CACHE/maven.log" >&2 || true
 		sleep 5
 	done
 	rm -rf "$fresh"
