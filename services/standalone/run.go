@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -94,8 +95,8 @@ type run struct {
 func (r *run) later(stop func()) { r.stops = append(r.stops, stop) }
 
 func (r *run) stopAll() {
-	for i := len(r.stops) - 1; i >= 0; i-- {
-		r.stops[i]()
+	for _, stop := range slices.Backward(r.stops) {
+		stop()
 	}
 	r.stops = nil
 }
@@ -107,7 +108,7 @@ func (r *run) start(ctx context.Context) error {
 	if err := r.startKafka(ctx); err != nil {
 		return err
 	}
-	if err := r.startIssuer(); err != nil {
+	if err := r.startIssuer(); err != nil { //nolint:contextcheck // It ends with Close, in its turn.
 		return err
 	}
 	r.cfg = r.cfg.complete(r.system.addresses)
@@ -148,7 +149,7 @@ func (r *run) startKafka(ctx context.Context) error {
 	r.opts.Progress("starting the embedded Kafka")
 	embedded := r.cfg.Kafka.Embedded
 	bytes := int64(embedded.RetentionBytes)
-	kafka, err := embeddedkafka.Start(embeddedkafka.Config{
+	kafka, err := embeddedkafka.Start(embeddedkafka.Config{ //nolint:contextcheck // It ends with Close, in its turn.
 		Dir:     r.dir.Path(kafkaDir),
 		Address: embedded.Address,
 		Settings: map[string]string{
@@ -163,7 +164,7 @@ func (r *run) startKafka(ctx context.Context) error {
 		return placeKafka.inUse(embedded.Address, err)
 	}
 	r.later(kafka.Close)
-	r.later(r.supervisor.start("embedded Kafka", kafka.Run))
+	r.later(r.supervisor.start(ctx, "embedded Kafka", kafka.Run))
 	r.system.addresses.Kafka = kafka.Brokers()
 	return r.createTopics(ctx, kafkaclient.Config{Brokers: kafka.Brokers()})
 }
@@ -232,7 +233,7 @@ func (r *run) startIssuer() error {
 func (r *run) startServices(ctx context.Context) error {
 	r.opts.Progress("starting authorization")
 	authorizationEnv := r.env("authorization")
-	r.later(r.supervisor.start("authorization", func(ctx context.Context) error {
+	r.later(r.supervisor.start(ctx, "authorization", func(ctx context.Context) error {
 		return authorization.Run(ctx, r.cfg.Authorization, authorizationEnv)
 	}))
 	if err := r.waitReady(authorizationEnv.Health); err != nil {
@@ -246,7 +247,7 @@ func (r *run) startServices(ctx context.Context) error {
 
 	r.opts.Progress("starting event-fanout")
 	fanoutEnv := r.env("event-fanout")
-	r.later(r.supervisor.start("event-fanout", func(ctx context.Context) error {
+	r.later(r.supervisor.start(ctx, "event-fanout", func(ctx context.Context) error {
 		return eventfanout.Run(ctx, r.cfg.EventFanout, fanoutEnv)
 	}))
 	for name, env := range map[string]daemon.Env{"event-fanout": fanoutEnv} {
@@ -296,7 +297,7 @@ func (r *run) startDevice(ctx context.Context) error {
 	ready := make(chan struct{})
 	kafka := r.cfg.Kafka.Config
 	kafka.Brokers, kafka.ClientID = r.system.addresses.Kafka, "simulated-"+r.cfg.Demo.Device
-	r.later(r.supervisor.start("simulated device", func(ctx context.Context) error {
+	r.later(r.supervisor.start(ctx, "simulated device", func(ctx context.Context) error {
 		return device.Run(ctx, device.Config{
 			Kafka: kafka, Application: r.cfg.Demo.Application, Device: r.cfg.Demo.Device,
 			CommandsTopic: "iot-commands", Interval: r.cfg.Demo.Interval,

@@ -22,9 +22,10 @@ type supervisor struct {
 
 var errEndedEarly = errors.New("ended by itself")
 
-func (s *supervisor) start(name string, run func(context.Context) error) (stop func()) {
-	// Not a child of s.ctx: parts end one after the other, not all at once.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx))
+// start starts a part. Its context does not end with ctx, but with stop: parts
+// end one after the other, not all at once.
+func (s *supervisor) start(ctx context.Context, name string, run func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

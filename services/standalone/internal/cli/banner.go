@@ -9,6 +9,12 @@ import (
 	"mqtt-integration/services/standalone"
 )
 
+// The programs that people have.
+const (
+	subscribe = "mosquitto_sub" //nolint:misspell // This is its name.
+	publish   = "mosquitto_pub" //nolint:misspell // This is its name.
+)
+
 // banner is what there is to know and to paste once everything runs.
 func banner(cfg standalone.Config, s *standalone.System) string {
 	var b strings.Builder
@@ -50,25 +56,25 @@ func demonstration(line func(string, ...any), cfg standalone.Config, at standalo
 	line("Paste into another terminal. What %s sends arrives every %v:", demo.Device, cfg.Demo.Interval)
 	line("")
 	line("  # MQTT 3.1.1")
-	line("  mosquitto_sub %s -q 1 %s", user, events)
+	line("  %s %s -q 1 %s", subscribe, user, events)
 	line("  # MQTT 5")
-	line("  mosquitto_sub -V 5 %s -q 1 %s", user, events)
+	line("  %s -V 5 %s -q 1 %s", subscribe, user, events)
 	line("  # MQTT 5, binary mode: the payload is the data, the attributes are user properties")
-	line("  mosquitto_sub -V 5 %s -q 1 %s -D subscribe user-property content-mode binary -F '%%P%%n%%p%%n'", user, events)
+	line("  %s -V 5 %s -q 1 %s -D subscribe user-property content-mode binary -F '%%P%%n%%p%%n'", subscribe, user, events)
 	line("  # anonymous: everyone may read this application")
-	line("  mosquitto_sub %s %s", server, events)
+	line("  %s %s %s", subscribe, server, events)
 	line("")
 	line("Send a command, and see in a subscription how the device reacts:")
 	line("")
-	line("  mosquitto_pub %s -q 1 %s -m '{\"on\":true}'", user, command("set-led"))
-	line("  mosquitto_pub %s -q 1 %s -m '{\"seconds\":5}'", user, command("set-interval"))
-	line("  mosquitto_pub %s -q 1 %s -n", user, command("reboot"))
+	line("  %s %s -q 1 %s -m '{\"on\":true}'", publish, user, command("set-led"))
+	line("  %s %s -q 1 %s -m '{\"seconds\":5}'", publish, user, command("set-interval"))
+	line("  %s %s -q 1 %s -n", publish, user, command("reboot"))
 	line("")
 	line("With an access token, valid for %v, in the place of name and key:", cfg.Issuer.TokenLifetime)
 	line("")
 	line("  TOKEN=$(curl -s %s -d grant_type=password -d client_id=%s -d username=%s \\", demo.TokenURL, demo.ClientID, demo.User)
 	line("    -d \"password=$(cat %s)\" | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/')", quote(demo.PasswordFile))
-	line("  mosquitto_sub %s -u \"$TOKEN\" -q 1 %s", server, events)
+	line("  %s %s -u \"$TOKEN\" -q 1 %s", subscribe, server, events)
 	line("")
 	line("Look into Kafka, with any client:")
 	line("")

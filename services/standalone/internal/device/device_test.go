@@ -124,10 +124,10 @@ func TestObeysCommands(t *testing.T) {
 	events.Read(5, 5*time.Second) // The interval of an hour is one of 100 ms now.
 }
 
-func command(application, device, id, name, payload string) testkit.Record {
+func command(application, dev, id, name, payload string) testkit.Record {
 	return testkit.Record{
-		Key: []byte(naming.PartitionKey(application, device)), Value: []byte(payload),
-		Headers: testkit.Headers("ce_specversion", "1.0", "ce_id", id, "ce_application", application, "ce_device", device, "ce_subject", name),
+		Key: []byte(naming.PartitionKey(application, dev)), Value: []byte(payload),
+		Headers: testkit.Headers("ce_specversion", "1.0", "ce_id", id, "ce_application", application, "ce_device", dev, "ce_subject", name),
 	}
 }
 
