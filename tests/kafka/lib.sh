@@ -62,7 +62,7 @@ kafka_jars() {
 	fresh=$(mktemp -d "$KAFKA_CACHE/kafka.XXXXXX")
 	for try in 1 2 3; do
 		if mvn -q -B -l "$KAFKA_CACHE/maven.log" -f "$KAFKA_DIR/pom.xml" \
-			dependency:copy-dependencies -DoutputDirectory="$fresh"; then
+			dependency:copy-dependencies -DoutputDirectory="$fresh" >/dev/null; then
 			touch "$fresh/.complete"
 			rm -rf "$KAFKA_JARS"
 			mv "$fresh" "$KAFKA_JARS"
