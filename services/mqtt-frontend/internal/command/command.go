@@ -1,15 +1,11 @@
 package command
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"mqtt-integration/libs/config"
-	"mqtt-integration/libs/daemon"
 	"mqtt-integration/libs/grpcclient"
 	commandsv1 "mqtt-integration/proto/gen/mqttintegration/commands/v1"
 )
@@ -68,24 +64,3 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
-
-// Client holds the streams. All methods are safe for concurrent use.
-type Client struct{}
-
-// New makes a client. Run has to be called once; it closes the connections.
-func New(cfg Config, frontendID string, env daemon.Env, opts ...grpc.DialOption) (*Client, error) {
-	return &Client{}, nil
-}
-
-// Run keeps the streams until ctx ends, and returns nil then. Before that it
-// waits for the results of what was published, at most until their deadlines.
-func (c *Client) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-
-// Publish sends a command and never blocks. It sets the command's correlation
-// and does not use cmd after it returned. done is called exactly once, from
-// another goroutine, at the deadline at the latest; it must not block.
-func (c *Client) Publish(cmd *commandsv1.Command, done func(Result)) {}
-
-// MaxRecordBytes is the largest record that Kafka takes: key, value and headers
-// together; 0: not known (yet).
-func (c *Client) MaxRecordBytes() int64 { return 0 }
