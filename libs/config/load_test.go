@@ -128,8 +128,8 @@ func TestLoad(t *testing.T) {
 		},
 		{
 			name:    "text that looks like YAML stays text",
-			environ: []string{"MY_SERVICE_NAME=yes", "MY_SERVICE_PASSWORD=0123: [#"},
-			want:    func(c *testConfig) { c.Name, c.Password = "yes", "0123: [#" },
+			environ: []string{"MY_SERVICE_NAME=null", "MY_SERVICE_PASSWORD=0123: [#", "MY_SERVICE_STORE_DSN=~"},
+			want:    func(c *testConfig) { c.Name, c.Password, c.Store.DSN = "null", "0123: [#", "~" },
 		},
 		{
 			name:    "a section behind a pointer comes into being",

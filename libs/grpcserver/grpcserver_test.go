@@ -224,6 +224,7 @@ func TestDrainIsBounded(t *testing.T) {
 	var ended bool // no lock: Run returns after its handlers
 	server := grpctest.Start(t, &grpctest.Service{Stream: func(stream grpc.ServerStream) error {
 		<-stream.Context().Done()
+		time.Sleep(100 * time.Millisecond) // cleaning up after itself
 		ended = true
 		return stream.Context().Err()
 	}}, grpctest.Env(t), 100*time.Millisecond)

@@ -148,7 +148,8 @@ func (s SASL) validate() error {
 // created by asking for them, metadata is kept only for topics in use and
 // refreshed every 30 s, consumers read committed records only and commit
 // nothing by themselves, groups start at the oldest record, producers wait for
-// all replicas.
+// all replicas. A broker may keep an answer for up to 30 s (Net.ReadTimeout): a
+// role whose group may take longer to rebalance has to raise that.
 func (c Config) Sarama() (*sarama.Config, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
