@@ -64,7 +64,7 @@ func Main(args, environ []string, stdout, stderr io.Writer) int {
 	var a arguments
 	exited := -1
 	parser, err := kong.New(&a, kong.Name(name), kong.Description(description), kong.Writers(stdout, stderr),
-		kong.UsageOnError(), kong.Exit(func(code int) { exited = code }))
+		kong.Exit(func(code int) { exited = code }))
 	if err != nil {
 		return fail(err)
 	}

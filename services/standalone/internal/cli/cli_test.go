@@ -1,0 +1,161 @@
+package cli_test
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"mqtt-integration/services/standalone/internal/cli"
+)
+
+// beStandalone makes the test binary the command itself.
+const beStandalone = "TEST_BE_STANDALONE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beStandalone) != "" {
+		os.Exit(cli.Main(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) //nolint:forbidigo // This is the main of a process.
+	}
+	m.Run()
+}
+
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("demo:\n  interval: 5s\n  aplication: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := filepath.Join(t.TempDir(), "good.yaml")
+	if err := os.WriteFile(good, []byte("demo:\n  interval: 5s\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name           string
+		args           []string
+		environ        []string
+		code           int
+		stdout, stderr string // patterns
+	}{
+		{name: "help", args: []string{"--help"}, stdout: `(?s)--data-dir=DIR.*--mqtt-port=PORT.*--kafka-port=PORT`},
+		{name: "version", args: []string{"version"}, stdout: `^\S+\n$`},
+		{name: "defaults", args: []string{"config", "check"}, stdout: `is valid`},
+		{name: "file", args: []string{"config", "print", "--config", good}, stdout: `(?s)kafka:.*demo:\n.*interval: 5s`},
+		{
+			name: "flags", args: []string{"config", "print", "--kafka-port", "19092", "--data-dir", "/d", "--log-level", "info"},
+			stdout: `(?s)data_dir: /d\n.*level: INFO.*address: 127.0.0.1:19092`,
+		},
+		{name: "environment", args: []string{"config", "print"}, environ: []string{"STANDALONE_DEMO_DEVICE=pump"}, stdout: `device: pump`},
+		{name: "XDG", args: []string{"config", "print"}, environ: []string{"XDG_DATA_HOME=/x"}, stdout: `data_dir: /x/mqtt-integration\n`},
+		{name: "unknown setting", args: []string{"config", "check", "--config", file}, code: 1, stderr: `config.yaml:3: demo.aplication`},
+		{name: "unknown variable", args: []string{"config", "check"}, environ: []string{"STANDALONE_DEMO_DEVIC=x"}, code: 1, stderr: `STANDALONE_DEMO_DEVIC`},
+		{name: "not on loopback", args: []string{"config", "check"}, environ: []string{"STANDALONE_ISSUER_ADDRESS=0.0.0.0:1"}, code: 1, stderr: `issuer.address: .*loopback`},
+		{name: "unknown flag", args: []string{"--port", "1"}, code: 1, stderr: `unknown flag --port`},
+		{name: "no port", args: []string{"--mqtt-port", "70000"}, code: 1, stderr: `70000`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var stdout, stderr bytes.Buffer
+			if code := cli.Main(tt.args, tt.environ, &stdout, &stderr); code != tt.code {
+				t.Errorf("exit code %d, want %d", code, tt.code)
+			}
+			if !regexp.MustCompile(tt.stdout).Match(stdout.Bytes()) {
+				t.Errorf("standard output does not match %q:\n%s", tt.stdout, stdout.Bytes())
+			}
+			if !regexp.MustCompile(tt.stderr).Match(stderr.Bytes()) {
+				t.Errorf("standard error does not match %q:\n%s", tt.stderr, stderr.Bytes())
+			}
+			if tt.stderr == "" && stderr.Len() > 0 {
+				t.Errorf("standard error: %s", stderr.Bytes())
+			}
+		})
+	}
+}
+
+// command is standalone as a process on ports of its own.
+func command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	args = append([]string{"--data-dir", filepath.Join(t.TempDir(), "it's data")}, args...)
+	for _, flag := range []string{"--mqtt-port", "--kafka-port", "--issuer-port", "--admin-port"} {
+		if !strings.Contains(strings.Join(args, " "), flag) {
+			args = append(args, flag, "0")
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), beStandalone+"=1")
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+func TestInterruptEndsIt(t *testing.T) {
+	t.Parallel()
+	cmd := command(t)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var printed strings.Builder
+	chunk := make([]byte, 4096)
+	var interrupted time.Time
+	for {
+		n, err := out.Read(chunk)
+		printed.Write(chunk[:n])
+		if interrupted.IsZero() && strings.Contains(printed.String(), "Ctrl-C ends it") {
+			interrupted = time.Now()
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("after an interrupt: %v, want exit code 0", err)
+	}
+	if took := time.Since(interrupted); interrupted.IsZero() || took > 5*time.Second {
+		t.Errorf("it took %v to end, want less than 5 s", took)
+	}
+	for _, want := range []string{
+		"emulation for trying things out", "-u demo -P mqi_", "-V 5", "content-mode binary",
+		"-t command/example-app/device1/set-led", "grant_type=password", `it'\''s data/demo.password`, "Stopped.",
+	} {
+		if !strings.Contains(printed.String(), want) {
+			t.Errorf("%q was not printed:\n%s", want, printed.String())
+		}
+	}
+	if stderr.Len() > 0 {
+		t.Errorf("standard error:\n%s", stderr.String())
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	_, port, err := net.SplitHostPort(taken.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := command(t, "--mqtt-port", port).CombinedOutput()
+	if err == nil {
+		t.Fatalf("no error:\n%s", out)
+	}
+	if want := "127.0.0.1:" + port + " is in use"; !strings.Contains(string(out), want) || !strings.Contains(string(out), "--mqtt-port") {
+		t.Errorf("printed, want %q and the flag:\n%s", want, out)
+	}
+}
+
