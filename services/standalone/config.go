@@ -14,6 +14,7 @@ import (
 	"mqtt-integration/libs/kafkaclient"
 	"mqtt-integration/libs/naming"
 	"mqtt-integration/services/authorization"
+	commandingress "mqtt-integration/services/command-ingress"
 	eventfanout "mqtt-integration/services/event-fanout"
 )
 
@@ -23,7 +24,7 @@ import (
 // Some of what the services need is filled in by [Run]: the file of the store
 // and the providers of authorization get the data directory and the development
 // issuer unless something else is there; the Kafka section goes to both services
-// that use Kafka; the addresses under which services find each other are always
+// that use Kafka unless they have brokers of their own; the addresses under which services find each other are always
 // those that they listen on here. Their log, admin and drain_delay sections have
 // no effect: this process has one log, and no port for metrics.
 type Config struct {
@@ -35,8 +36,9 @@ type Config struct {
 	Issuer IssuerConfig     `yaml:"issuer"`
 	Demo   DemoConfig       `yaml:"demo"`
 
-	Authorization authorization.Config `yaml:"authorization"`
-	EventFanout   eventfanout.Config   `yaml:"event_fanout"`
+	Authorization  authorization.Config  `yaml:"authorization"`
+	EventFanout    eventfanout.Config    `yaml:"event_fanout"`
+	CommandIngress commandingress.Config `yaml:"command_ingress"`
 }
 
 // KafkaConfig is the Kafka of both services.
@@ -91,10 +93,11 @@ func DefaultConfig() Config {
 		Kafka: KafkaConfig{Embedded: EmbeddedKafkaConfig{
 			Address: "127.0.0.1:9092", Retention: 7 * 24 * time.Hour, RetentionBytes: 256 * config.MiB,
 		}},
-		Issuer:        IssuerConfig{Enabled: true, Address: "127.0.0.1:8180", TokenLifetime: time.Hour},
-		Demo:          DemoConfig{Enabled: true, Application: "example-app", Device: "device1", Interval: time.Second},
-		Authorization: authorization.DefaultConfig(),
-		EventFanout:   eventfanout.DefaultConfig(),
+		Issuer:         IssuerConfig{Enabled: true, Address: "127.0.0.1:8180", TokenLifetime: time.Hour},
+		Demo:           DemoConfig{Enabled: true, Application: "example-app", Device: "device1", Interval: time.Second},
+		Authorization:  authorization.DefaultConfig(),
+		EventFanout:    eventfanout.DefaultConfig(),
+		CommandIngress: commandingress.DefaultConfig(),
 	}
 	c.Authorization.GRPC.Address = anyPort
 	c.Authorization.AdminAPI.Address = "127.0.0.1:7011"
@@ -107,6 +110,9 @@ func DefaultConfig() Config {
 	c.EventFanout.Ring.Memory = 64 * config.MiB
 	c.EventFanout.Topics.Create.Partitions = 4
 	c.EventFanout.DrainTimeout = drainTimeout
+	c.CommandIngress.GRPC.Address = anyPort
+	c.CommandIngress.Kafka.Brokers = nil
+	c.CommandIngress.DrainTimeout = drainTimeout
 	return c
 }
 
@@ -155,12 +161,14 @@ func (c Config) Validate() error {
 		loopback("authorization.grpc.address", c.Authorization.GRPC.Address),
 		loopback("authorization.admin_api.address", c.Authorization.AdminAPI.Address),
 		loopback("event_fanout.grpc.address", c.EventFanout.GRPC.Address),
+		loopback("command_ingress.grpc.address", c.CommandIngress.GRPC.Address),
 	)
 	// As they will be, with stand-ins for addresses that are not known yet.
 	complete := c.complete(Addresses{Kafka: []string{"127.0.0.1:1"}, Issuer: "http://127.0.0.1:1", Authorization: "127.0.0.1:1"})
 	errs = append(errs,
 		config.Under("authorization", complete.Authorization.Validate()),
 		config.Under("event_fanout", complete.EventFanout.Validate()),
+		config.Under("command_ingress", complete.CommandIngress.Validate()),
 	)
 	return errors.Join(errs...)
 }
@@ -220,9 +228,17 @@ func (c Config) complete(at Addresses) Config {
 			Issuer: issuerAlias, Subject: administratorSubject,
 		}}, c.Authorization.Administrators...)
 	}
-	kafka := c.Kafka.Config
-	kafka.Brokers = at.Kafka
-	c.EventFanout.Kafka = forService(kafka, c.EventFanout.Kafka)
+	for _, own := range []*kafkaclient.Config{&c.EventFanout.Kafka, &c.CommandIngress.Kafka} {
+		if len(own.Brokers) > 0 {
+			continue
+		}
+		name := own.ClientID
+		*own = c.Kafka.Config
+		own.Brokers = at.Kafka
+		if own.ClientID == "" {
+			own.ClientID = name
+		}
+	}
 	listen := func(server *grpcserver.Config, address string) {
 		if address != "" {
 			server.Address = address
@@ -231,13 +247,6 @@ func (c Config) complete(at Addresses) Config {
 	listen(&c.Authorization.GRPC, at.Authorization)
 	listen(&c.Authorization.AdminAPI, at.AuthorizationAdmin)
 	listen(&c.EventFanout.GRPC, at.EventFanout)
+	listen(&c.CommandIngress.GRPC, at.CommandIngress)
 	return c
-}
-
-// forService returns the common Kafka section under the name of a service.
-func forService(common, own kafkaclient.Config) kafkaclient.Config {
-	if common.ClientID == "" {
-		common.ClientID = own.ClientID
-	}
-	return common
 }

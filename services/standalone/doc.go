@@ -11,7 +11,7 @@
 //	cfg.DataDir = t.TempDir()
 //	cfg.AnyPorts()                                // every port 0: any free one
 //	cfg.Kafka.Brokers = testkit.Kafka(t)          // or none: one of its own
-//	cfg.CommandIngress.Topic = …                  // what else a test changes
+//	cfg.CommandIngress.Commands.Topic = …         // what else a test changes
 //	cfg.Demo.Enabled = false                      // no user, application, device
 //	system, err := standalone.Start(t.Context(), cfg, standalone.Options{})
 //	if err != nil { … }

@@ -20,6 +20,7 @@ import (
 	"mqtt-integration/libs/testkit/embeddedkafka"
 	"mqtt-integration/libs/testkit/issuer"
 	"mqtt-integration/services/authorization"
+	commandingress "mqtt-integration/services/command-ingress"
 	eventfanout "mqtt-integration/services/event-fanout"
 	"mqtt-integration/services/standalone/internal/datadir"
 	"mqtt-integration/services/standalone/internal/demo"
@@ -132,6 +133,7 @@ func (r *run) bind(ctx context.Context) (err error) {
 		{placeAdmin, r.cfg.Authorization.AdminAPI.Address, &at.AuthorizationAdmin},
 		{place{"authorization", "authorization.grpc.address", "port 0"}, r.cfg.Authorization.GRPC.Address, &at.Authorization},
 		{place{"event-fanout", "event_fanout.grpc.address", "port 0"}, r.cfg.EventFanout.GRPC.Address, &at.EventFanout},
+		{place{"command-ingress", "command_ingress.grpc.address", "port 0"}, r.cfg.CommandIngress.GRPC.Address, &at.CommandIngress},
 	} {
 		if *b.bound, err = r.listeners.bind(ctx, b.place, b.address); err != nil {
 			return err
@@ -186,7 +188,7 @@ func (r *run) createTopics(ctx context.Context, cfg kafkaclient.Config) error {
 			r.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "close Kafka admin client", slog.Any("error", err))
 		}
 	}()
-	topics := []string{sessionsTopic}
+	topics := []string{sessionsTopic, r.cfg.CommandIngress.Commands.Topic}
 	if r.cfg.Demo.Enabled {
 		topics = append(topics, naming.EventsTopic(r.cfg.Demo.Application))
 	}
@@ -245,17 +247,31 @@ func (r *run) startServices(ctx context.Context) error {
 		}
 	}
 
-	r.opts.Progress("starting event-fanout")
-	fanoutEnv := r.env("event-fanout")
-	r.later(r.supervisor.start(ctx, "event-fanout", func(ctx context.Context) error {
-		return eventfanout.Run(ctx, r.cfg.EventFanout, fanoutEnv)
-	}))
-	for name, env := range map[string]daemon.Env{"event-fanout": fanoutEnv} {
-		if err := r.waitReady(env.Health); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+	parts := []part{
+		{"event-fanout", r.env("event-fanout"), func(ctx context.Context, env daemon.Env) error {
+			return eventfanout.Run(ctx, r.cfg.EventFanout, env)
+		}},
+		{"command-ingress", r.env("command-ingress"), func(ctx context.Context, env daemon.Env) error {
+			return commandingress.Run(ctx, r.cfg.CommandIngress, env)
+		}},
+	}
+	for _, p := range parts {
+		r.opts.Progress("starting " + p.name)
+		r.later(r.supervisor.start(ctx, p.name, func(ctx context.Context) error { return p.run(ctx, p.env) }))
+	}
+	for _, p := range parts {
+		if err := r.waitReady(p.env.Health); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
 	return nil
+}
+
+// part is a service of ours.
+type part struct {
+	name string
+	env  daemon.Env
+	run  func(context.Context, daemon.Env) error
 }
 
 func (r *run) env(service string) daemon.Env {
@@ -300,7 +316,7 @@ func (r *run) startDevice(ctx context.Context) error {
 	r.later(r.supervisor.start(ctx, "simulated device", func(ctx context.Context) error {
 		return device.Run(ctx, device.Config{
 			Kafka: kafka, Application: r.cfg.Demo.Application, Device: r.cfg.Demo.Device,
-			CommandsTopic: "iot-commands", Interval: r.cfg.Demo.Interval,
+			CommandsTopic: r.cfg.CommandIngress.Commands.Topic, Interval: r.cfg.Demo.Interval,
 			Ready: func() { close(ready) }, Logger: r.opts.Logger,
 		})
 	}))

@@ -79,7 +79,7 @@ func demonstration(line func(string, ...any), cfg standalone.Config, at standalo
 	line("Look into Kafka, with any client:")
 	line("")
 	line("  kcat -b %s -C -t %s -o -1 -f '%%h\\n%%s\\n'", strings.Join(at.Kafka, ","), naming.EventsTopic(demo.Application))
-	line("  kcat -b %s -C -t iot-commands -o beginning -f '%%h\\n%%s\\n'", strings.Join(at.Kafka, ","))
+	line("  kcat -b %s -C -t %s -o beginning -f '%%h\\n%%s\\n'", strings.Join(at.Kafka, ","), cfg.CommandIngress.Commands.Topic)
 	line("")
 }
 

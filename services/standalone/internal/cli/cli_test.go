@@ -158,4 +158,3 @@ func TestPortInUse(t *testing.T) {
 		t.Errorf("printed, want %q and the flag:\n%s", want, out)
 	}
 }
-
