@@ -1,0 +1,3 @@
+// Package listener accepts connections and never stops doing so because of an
+// error: one that does not mean the end of the listener is waited out.
+package listener

@@ -1,0 +1,89 @@
+package outbound
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"mqtt-integration/services/mqtt-frontend/internal/event"
+)
+
+// batch is what goes out with one write.
+type batch struct {
+	buf    []byte
+	start  int // where in buf the part begins that is not in segments yet
+	shared int // bytes of payloads in segments
+	// segments is used once a payload is too large to be copied.
+	segments net.Buffers
+	// acks are due when the batch was written: events of QoS 0, and those that
+	// were passed.
+	acks    []ack
+	lastQoS int
+}
+
+type ack struct {
+	queue     *Queue
+	partition int32
+	offset    int64
+	err       error // why it was passed
+}
+
+var batches = sync.Pool{New: func() any { return &batch{buf: make([]byte, 0, batchSize+copyLimit+1024)} }}
+
+func (b *batch) reset() {
+	b.buf, b.start, b.shared = b.buf[:0], 0, 0
+	clear(b.segments)
+	b.segments = b.segments[:0]
+	clear(b.acks)
+	b.acks = b.acks[:0]
+}
+
+func (b *batch) release() {
+	b.reset()
+	if cap(b.buf) <= maxKeptBatch {
+		batches.Put(b)
+	}
+}
+
+// add appends a PUBLISH packet.
+func (b *batch) add(e *event.Encoded, o event.Options) {
+	payload := e.Payload()
+	if len(payload) < copyLimit {
+		b.buf = e.Append(b.buf, o)
+		return
+	}
+	b.buf = e.AppendHead(b.buf, o)
+	b.segments = append(b.segments, b.buf[b.start:], payload)
+	b.start = len(b.buf)
+	b.shared += len(payload)
+}
+
+func (b *batch) writeTo(conn net.Conn, timeout time.Duration) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	if len(b.segments) == 0 {
+		_, err := conn.Write(b.buf)
+		return err
+	}
+	if b.start < len(b.buf) {
+		b.segments = append(b.segments, b.buf[b.start:])
+	}
+	segments := b.segments // WriteTo consumes it
+	_, err := segments.WriteTo(conn)
+	return err
+}
+
+// acknowledge does so for what was written without wanting an acknowledgement,
+// or was passed.
+func (b *batch) acknowledge(passed func(string, error)) {
+	for i := range b.acks {
+		a := &b.acks[i]
+		if a.err != nil {
+			passed(a.queue.application, a.err)
+		}
+		a.queue.acknowledger.Acknowledge(a.partition, a.offset)
+	}
+	clear(b.acks)
+	b.acks = b.acks[:0]
+}

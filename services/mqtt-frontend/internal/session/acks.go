@@ -1,0 +1,123 @@
+package session
+
+import (
+	"context"
+	"sync"
+
+	"mqtt-integration/services/mqtt-frontend/internal/wire"
+)
+
+// acks keeps the acknowledgements of PUBLISH packets in the order of the packets.
+type acks struct {
+	session *Session
+	limit   int
+
+	mu        sync.Mutex
+	changed   sync.Cond // less is pending or stalled, or closed
+	pending   []*slot
+	unsettled int // commands without a result, of any QoS
+	stalled   int // commands that wait to be tried again
+	closed    bool
+}
+
+// slot is the place of one PUBLISH packet in the order.
+type slot struct {
+	id     uint16
+	done   bool
+	code   wire.Code
+	reason string
+}
+
+func (a *acks) init(s *Session, limit int) {
+	a.session, a.limit = s, limit
+	a.changed.L = &a.mu
+}
+
+// full reports whether the client has used up our Receive Maximum.
+func (a *acks) full() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.pending) >= a.limit
+}
+
+// wait blocks while the client, which has no Receive Maximum in MQTT 3.1.1, has
+// too much unacknowledged, or a command waits to be tried again. It reports false
+// when the connection ended.
+func (a *acks) wait() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for !a.closed && (len(a.pending) >= a.limit || a.stalled > 0) {
+		a.changed.Wait()
+	}
+	return !a.closed
+}
+
+// reserve takes the next place. QoS 0 has none, and nil is returned.
+func (a *acks) reserve(p *wire.Publish) *slot {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unsettled++
+	if p.QoS == 0 {
+		return nil
+	}
+	slot := &slot{id: p.PacketID}
+	a.pending = append(a.pending, slot)
+	return slot
+}
+
+// settle sends the acknowledgement, once those before it have been sent.
+func (a *acks) settle(slot *slot, code wire.Code, reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unsettled--
+	a.changed.Broadcast()
+	if slot == nil || a.closed {
+		return
+	}
+	slot.done, slot.code, slot.reason = true, code, reason
+	sent := 0
+	for _, p := range a.pending {
+		if !p.done {
+			break
+		}
+		sent++
+		if !a.session.acknowledge(p) {
+			break
+		}
+	}
+	clear(a.pending[:sent])
+	if a.pending = a.pending[sent:]; len(a.pending) == 0 {
+		a.pending = nil
+	}
+}
+
+// stall stops or resumes reading from a client of MQTT 3.1.1.
+func (a *acks) stall(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stalled += n
+	a.changed.Broadcast()
+}
+
+// settled waits until every command has its result.
+func (a *acks) settled(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.changed.Broadcast()
+	})
+	defer stop()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for a.unsettled > 0 && !a.closed && ctx.Err() == nil {
+		a.changed.Wait()
+	}
+}
+
+func (a *acks) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	a.pending = nil
+	a.changed.Broadcast()
+}
