@@ -16,6 +16,7 @@ import (
 	"mqtt-integration/services/authorization"
 	commandingress "mqtt-integration/services/command-ingress"
 	eventfanout "mqtt-integration/services/event-fanout"
+	mqttfrontend "mqtt-integration/services/mqtt-frontend"
 )
 
 // Config has the four services' configurations side by side, and what standalone
@@ -24,8 +25,8 @@ import (
 // Some of what the services need is filled in by [Run]: the file of the store
 // and the providers of authorization get the data directory and the development
 // issuer unless something else is there; the Kafka section goes to both services
-// that use Kafka unless they have brokers of their own; the addresses under which services find each other are always
-// those that they listen on here. Their log, admin and drain_delay sections have
+// that use Kafka unless they have brokers of their own; the addresses at which mqtt-frontend finds the others
+// are those that they listen on here, unless it has some. Their log, admin and drain_delay sections have
 // no effect: this process has one log, and no port for metrics.
 type Config struct {
 	// DataDir keeps everything that survives a restart. One process at a time.
@@ -39,6 +40,7 @@ type Config struct {
 	Authorization  authorization.Config  `yaml:"authorization"`
 	EventFanout    eventfanout.Config    `yaml:"event_fanout"`
 	CommandIngress commandingress.Config `yaml:"command_ingress"`
+	MQTTFrontend   mqttfrontend.Config   `yaml:"mqtt_frontend"`
 }
 
 // KafkaConfig is the Kafka of both services.
@@ -98,6 +100,7 @@ func DefaultConfig() Config {
 		Authorization:  authorization.DefaultConfig(),
 		EventFanout:    eventfanout.DefaultConfig(),
 		CommandIngress: commandingress.DefaultConfig(),
+		MQTTFrontend:   mqttfrontend.DefaultConfig(),
 	}
 	c.Authorization.GRPC.Address = anyPort
 	c.Authorization.AdminAPI.Address = "127.0.0.1:7011"
@@ -113,6 +116,10 @@ func DefaultConfig() Config {
 	c.CommandIngress.GRPC.Address = anyPort
 	c.CommandIngress.Kafka.Brokers = nil
 	c.CommandIngress.DrainTimeout = drainTimeout
+	c.MQTTFrontend.Authorization.Addresses = nil
+	c.MQTTFrontend.EventFanout.Addresses = nil
+	c.MQTTFrontend.CommandIngress.Addresses = nil
+	c.MQTTFrontend.DrainTimeout = drainTimeout
 	return c
 }
 
@@ -132,6 +139,7 @@ func (c *Config) AnyPorts() {
 	c.Kafka.Embedded.Address = anyPort
 	c.Issuer.Address = anyPort
 	c.Authorization.AdminAPI.Address = anyPort
+	c.MQTTFrontend.Listeners = []mqttfrontend.ListenerConfig{{Address: anyPort}}
 }
 
 // Validate reports every problem under its YAML path.
@@ -163,12 +171,19 @@ func (c Config) Validate() error {
 		loopback("event_fanout.grpc.address", c.EventFanout.GRPC.Address),
 		loopback("command_ingress.grpc.address", c.CommandIngress.GRPC.Address),
 	)
+	for i, l := range c.MQTTFrontend.Listeners {
+		errs = append(errs, loopback(fmt.Sprintf("mqtt_frontend.listeners[%d].address", i), l.Address))
+	}
 	// As they will be, with stand-ins for addresses that are not known yet.
-	complete := c.complete(Addresses{Kafka: []string{"127.0.0.1:1"}, Issuer: "http://127.0.0.1:1", Authorization: "127.0.0.1:1"})
+	complete := c.complete(Addresses{
+		Kafka: []string{"127.0.0.1:1"}, Issuer: "http://127.0.0.1:1",
+		Authorization: "127.0.0.1:1", EventFanout: "127.0.0.1:1", CommandIngress: "127.0.0.1:1",
+	})
 	errs = append(errs,
 		config.Under("authorization", complete.Authorization.Validate()),
 		config.Under("event_fanout", complete.EventFanout.Validate()),
 		config.Under("command_ingress", complete.CommandIngress.Validate()),
+		config.Under("mqtt_frontend", complete.MQTTFrontend.Validate()),
 	)
 	return errors.Join(errs...)
 }
@@ -248,5 +263,17 @@ func (c Config) complete(at Addresses) Config {
 	listen(&c.Authorization.AdminAPI, at.AuthorizationAdmin)
 	listen(&c.EventFanout.GRPC, at.EventFanout)
 	listen(&c.CommandIngress.GRPC, at.CommandIngress)
+	for _, client := range []struct {
+		addresses *[]string
+		at        string
+	}{
+		{&c.MQTTFrontend.Authorization.Addresses, at.Authorization},
+		{&c.MQTTFrontend.EventFanout.Addresses, at.EventFanout},
+		{&c.MQTTFrontend.CommandIngress.Addresses, at.CommandIngress},
+	} {
+		if len(*client.addresses) == 0 {
+			*client.addresses = []string{client.at}
+		}
+	}
 	return c
 }

@@ -30,7 +30,7 @@ func (e *InUseError) Error() string {
 type place struct{ what, setting, flag string }
 
 var (
-	placeMQTT   = place{"MQTT", "mqtt_frontend.tcp.address", "--mqtt-port"}
+	placeMQTT   = place{"MQTT", "mqtt_frontend.listeners", "--mqtt-port"}
 	placeKafka  = place{"the embedded Kafka", "kafka.embedded.address", "--kafka-port"}
 	placeIssuer = place{"the development issuer", "issuer.address", "--issuer-port"}
 	placeAdmin  = place{"administration", "authorization.admin_api.address", "--admin-port"}

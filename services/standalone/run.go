@@ -22,6 +22,7 @@ import (
 	"mqtt-integration/services/authorization"
 	commandingress "mqtt-integration/services/command-ingress"
 	eventfanout "mqtt-integration/services/event-fanout"
+	mqttfrontend "mqtt-integration/services/mqtt-frontend"
 	"mqtt-integration/services/standalone/internal/datadir"
 	"mqtt-integration/services/standalone/internal/demo"
 	"mqtt-integration/services/standalone/internal/device"
@@ -125,6 +126,16 @@ func (r *run) start(ctx context.Context) error {
 // bind opens the listeners of the services.
 func (r *run) bind(ctx context.Context) (err error) {
 	at := &r.system.addresses
+	r.cfg.MQTTFrontend.Listeners = slices.Clone(r.cfg.MQTTFrontend.Listeners)
+	for i := range r.cfg.MQTTFrontend.Listeners {
+		l := &r.cfg.MQTTFrontend.Listeners[i]
+		if l.Address, err = r.listeners.bind(ctx, placeMQTT, l.Address); err != nil {
+			return err
+		}
+		if i == 0 {
+			at.MQTT = l.Address
+		}
+	}
 	for _, b := range []struct {
 		place   place
 		address string
@@ -253,6 +264,9 @@ func (r *run) startServices(ctx context.Context) error {
 		}},
 		{"command-ingress", r.env("command-ingress"), func(ctx context.Context, env daemon.Env) error {
 			return commandingress.Run(ctx, r.cfg.CommandIngress, env)
+		}},
+		{"mqtt-frontend", r.env("mqtt-frontend"), func(ctx context.Context, env daemon.Env) error {
+			return mqttfrontend.Run(ctx, r.cfg.MQTTFrontend, env)
 		}},
 	}
 	for _, p := range parts {

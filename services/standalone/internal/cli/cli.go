@@ -125,10 +125,18 @@ func (a arguments) load(environ []string) (standalone.Config, error) {
 			return cfg, err
 		}
 	}
+	if a.MQTTPort != nil && len(cfg.MQTTFrontend.Listeners) == 0 {
+		cfg.MQTTFrontend.Listeners = standalone.DefaultConfig().MQTTFrontend.Listeners
+	}
+	var mqtt *string
+	if len(cfg.MQTTFrontend.Listeners) > 0 {
+		mqtt = &cfg.MQTTFrontend.Listeners[0].Address
+	}
 	for _, p := range []struct {
 		port    *uint16
 		address *string
 	}{
+		{a.MQTTPort, mqtt},
 		{a.KafkaPort, &cfg.Kafka.Embedded.Address},
 		{a.IssuerPort, &cfg.Issuer.Address},
 		{a.AdminPort, &cfg.Authorization.AdminAPI.Address},
