@@ -1,0 +1,162 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
+)
+
+var errBroke = errors.New("the stream to event-fanout broke")
+
+// Session is the session of one connection. All methods are safe for concurrent
+// use.
+type Session struct {
+	client  *Client
+	info    SessionInfo
+	onError func(SessionError)
+
+	mu          sync.Mutex
+	ended       bool
+	attachments map[*lane]*attachment
+}
+
+// attachment is a session on one lane. It outlives the streams. Guarded by the
+// lane's mu.
+type attachment struct {
+	session *Session
+	subs    map[*Subscription]struct{}
+	ended   bool
+	state   attachState
+	handle  uint64 // on the present stream
+	before  bool   // it was attached before, on whatever stream
+	retries int
+}
+
+// attachState says how far an attachment is on the present stream.
+type attachState uint8
+
+const (
+	detached attachState = iota
+	attaching
+	attached
+)
+
+// Open begins a subscription and returns when it is positioned: what is appended
+// from now on will be delivered. The error is an [*OpenError], also when ctx
+// ends; nothing reaches the sink after an error.
+func (s *Session) Open(ctx context.Context, request OpenRequest, sink Sink) (*Subscription, error) {
+	if s.client.count.Add(1) > int64(s.client.cfg.MaxSubscriptions) {
+		s.client.count.Add(-1)
+		return nil, &OpenError{
+			Reason:  eventsv1.SubscriptionErrorReason_SUBSCRIPTION_ERROR_REASON_QUOTA_EXCEEDED,
+			Message: "too many subscriptions",
+		}
+	}
+	l := s.client.lane(&s.info, request.Application)
+	sub := &Subscription{
+		session: s, lane: l, request: request, sink: sink,
+		window: request.Window,
+		opened: make(chan *OpenError, 1),
+	}
+	s.mu.Lock()
+	a := s.attachments[l]
+	if a == nil && !s.ended {
+		a = &attachment{session: s, subs: map[*Subscription]struct{}{}}
+		s.attachments[l] = a
+	}
+	s.mu.Unlock()
+	if a == nil || !l.add(a, sub) {
+		s.client.count.Add(-1)
+		return nil, openUnavailable("the session has ended")
+	}
+	select {
+	case err := <-sub.opened:
+		if err != nil {
+			sub.wait()
+			return nil, err
+		}
+		return sub, nil
+	case <-ctx.Done():
+	}
+	l.end(sub, closeDrop, nil)
+	sub.wait()
+	select {
+	case err := <-sub.opened: // just now
+		if err != nil {
+			return nil, err
+		}
+	default:
+	}
+	return nil, openUnavailable("event-fanout did not answer in time")
+}
+
+func openUnavailable(message string) *OpenError {
+	return &OpenError{Reason: eventsv1.SubscriptionErrorReason_SUBSCRIPTION_ERROR_REASON_UNAVAILABLE, Message: message}
+}
+
+// Detach lets the session go with all its subscriptions, and returns when nothing
+// comes any more. Nothing reaches a sink after it returned, whatever the error.
+// Do not call it with a lock that a sink takes.
+func (s *Session) Detach(ctx context.Context, options DetachOptions) error {
+	var errs []error
+	for _, wait := range s.end(options) {
+		if err := wait(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// end ends the session here, and tells the servers. What it returns waits for
+// their answers.
+func (s *Session) end(options DetachOptions) []func(context.Context) error {
+	s.mu.Lock()
+	s.ended = true
+	attachments := s.attachments
+	s.attachments = nil
+	s.mu.Unlock()
+	var waits []func(context.Context) error
+	for l, a := range attachments {
+		subs, answered := l.detach(a, options)
+		waits = append(waits, func(ctx context.Context) error {
+			for _, sub := range subs {
+				sub.wait()
+			}
+			if _, err := answered.wait(ctx); err != nil {
+				return fmt.Errorf("detach session: %w", err)
+			}
+			return nil
+		})
+	}
+	return waits
+}
+
+// lost ends the session because a server said so. Not called with a lock.
+func (s *Session) lost(err SessionError) {
+	s.mu.Lock()
+	ended := s.ended
+	s.mu.Unlock()
+	s.end(DetachOptions{})
+	if !ended && s.onError != nil {
+		s.onError(err)
+	}
+}
+
+// answer is what the server has to answer. nil: nothing.
+type answer chan bool // true: it came; closed: the stream broke
+
+// wait waits for the answer. It is false when the stream broke.
+func (a answer) wait(ctx context.Context) (bool, error) {
+	if a == nil {
+		return true, nil
+	}
+	select {
+	case came := <-a:
+		return came, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
