@@ -202,7 +202,7 @@ func TestPortInUseIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = taken.Close() }()
+	t.Cleanup(func() { _ = taken.Close() }) // After the parallel subtests.
 	address := taken.Addr().String()
 	for flag, use := range map[string]func(*standalone.Config){
 		"--mqtt-port":   func(c *standalone.Config) { c.MQTTFrontend.Listeners[0].Address = address },

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "config.yaml")
-	if err := os.WriteFile(file, []byte("demo:\n  interval: 5s\n  aplication: x\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("demo:\n  interval: 5s\n  gadget: x\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	good := filepath.Join(t.TempDir(), "good.yaml")
@@ -51,7 +51,7 @@ func TestCommands(t *testing.T) {
 		},
 		{name: "environment", args: []string{"config", "print"}, environ: []string{"STANDALONE_DEMO_DEVICE=pump"}, stdout: `device: pump`},
 		{name: "XDG", args: []string{"config", "print"}, environ: []string{"XDG_DATA_HOME=/x"}, stdout: `data_dir: /x/mqtt-integration\n`},
-		{name: "unknown setting", args: []string{"config", "check", "--config", file}, code: 1, stderr: `config.yaml:3: demo.aplication`},
+		{name: "unknown setting", args: []string{"config", "check", "--config", file}, code: 1, stderr: `config.yaml:3: demo.gadget`},
 		{name: "unknown variable", args: []string{"config", "check"}, environ: []string{"STANDALONE_DEMO_DEVIC=x"}, code: 1, stderr: `STANDALONE_DEMO_DEVIC`},
 		{name: "not on loopback", args: []string{"config", "check"}, environ: []string{"STANDALONE_ISSUER_ADDRESS=0.0.0.0:1"}, code: 1, stderr: `issuer.address: .*loopback`},
 		{name: "unknown flag", args: []string{"--port", "1"}, code: 1, stderr: `unknown flag --port`},
