@@ -3,6 +3,7 @@ package authorization_test
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net"
@@ -13,8 +14,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"encoding/json"
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"

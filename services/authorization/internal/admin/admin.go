@@ -104,24 +104,26 @@ func (s *Server) may(ctx context.Context, c caller, permission policy.Permission
 	return policy.Decide(s.cfg.Now(), s.cfg.Rules, question, facts[0]) == policy.Allowed, nil
 }
 
-// need returns the caller if it may.
-func (s *Server) need(ctx context.Context, permission policy.Permission, application string) (caller, error) {
+// need is an error if the caller may not.
+func (s *Server) need(ctx context.Context, permission policy.Permission, application string) error {
 	c := callerOf(ctx)
 	allowed, err := s.may(ctx, c, permission, application)
 	if err != nil || allowed {
-		return c, err
+		return err
 	}
 	if application == "" {
-		return c, errForbidden
+		return errForbidden
 	}
 	// Whoever may administer everything may know what does not exist.
-	if allowed, err = s.may(ctx, c, policy.Administer, ""); err != nil || !allowed {
-		return c, errors.Join(err, errForbidden)
+	if everything, err := s.may(ctx, c, policy.Administer, ""); err != nil {
+		return err
+	} else if !everything {
+		return errForbidden
 	}
 	if _, err := s.cfg.Store.Application(ctx, application); err != nil {
-		return c, err
+		return err
 	}
-	return c, errForbidden
+	return errForbidden
 }
 
 // needSelf returns the caller and a user's name: the caller's own when it is
@@ -131,8 +133,7 @@ func (s *Server) needSelf(ctx context.Context, user string) (caller, string, err
 	if user == "" || user == c.name {
 		return c, c.name, nil
 	}
-	_, err := s.need(ctx, policy.Administer, "")
-	return c, user, err
+	return c, user, s.need(ctx, policy.Administer, "")
 }
 
 // audit notes a change that was made.
@@ -185,7 +186,7 @@ func (s *Server) statusOf(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // a wrapped status is not for the caller
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { // directly: a wrapped status is not for the caller
 		return err
 	}
 	if ctx.Err() != nil {

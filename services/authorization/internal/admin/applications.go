@@ -25,7 +25,7 @@ func (s *Server) CreateApplication(ctx context.Context, request *adminv1.CreateA
 	}
 	unrestricted := c.key == nil || len(c.key.Applications) == 0
 	if !s.cfg.UsersCreateApplications || owner != c.name || !unrestricted {
-		if _, err := s.need(ctx, policy.Administer, ""); err != nil {
+		if err := s.need(ctx, policy.Administer, ""); err != nil {
 			return nil, err
 		}
 	}
@@ -42,7 +42,7 @@ func (s *Server) CreateApplication(ctx context.Context, request *adminv1.CreateA
 
 // GetApplication implements AdminServiceServer.
 func (s *Server) GetApplication(ctx context.Context, request *adminv1.GetApplicationRequest) (*adminv1.GetApplicationResponse, error) {
-	if _, err := s.need(ctx, policy.Administer, nonEmpty(request.GetName())); err != nil {
+	if err := s.need(ctx, policy.Administer, nonEmpty(request.GetName())); err != nil {
 		return nil, err
 	}
 	a, err := s.cfg.Store.Application(ctx, request.GetName())
@@ -92,7 +92,7 @@ func (s *Server) ListApplications(ctx context.Context, request *adminv1.ListAppl
 
 // DeleteApplication implements AdminServiceServer.
 func (s *Server) DeleteApplication(ctx context.Context, request *adminv1.DeleteApplicationRequest) (*adminv1.DeleteApplicationResponse, error) {
-	if _, err := s.need(ctx, policy.Own, nonEmpty(request.GetName())); err != nil {
+	if err := s.need(ctx, policy.Own, nonEmpty(request.GetName())); err != nil {
 		return nil, err
 	}
 	if err := s.cfg.Store.DeleteApplication(ctx, request.GetName()); err != nil {
@@ -104,7 +104,7 @@ func (s *Server) DeleteApplication(ctx context.Context, request *adminv1.DeleteA
 
 // TransferOwnership implements AdminServiceServer.
 func (s *Server) TransferOwnership(ctx context.Context, request *adminv1.TransferOwnershipRequest) (*adminv1.TransferOwnershipResponse, error) {
-	if _, err := s.need(ctx, policy.Own, nonEmpty(request.GetApplication())); err != nil {
+	if err := s.need(ctx, policy.Own, nonEmpty(request.GetApplication())); err != nil {
 		return nil, err
 	}
 	a, err := s.cfg.Store.TransferOwnership(ctx, request.GetApplication(), request.GetOwner())
@@ -170,7 +170,7 @@ func memberName(m store.Member) string {
 
 // SetMember implements AdminServiceServer.
 func (s *Server) SetMember(ctx context.Context, request *adminv1.SetMemberRequest) (*adminv1.SetMemberResponse, error) {
-	if _, err := s.need(ctx, policy.Administer, nonEmpty(request.GetApplication())); err != nil {
+	if err := s.need(ctx, policy.Administer, nonEmpty(request.GetApplication())); err != nil {
 		return nil, err
 	}
 	member, err := memberOf(request.GetMember().GetUser(), request.GetMember().GetAnonymous())
@@ -196,7 +196,7 @@ func (s *Server) SetMember(ctx context.Context, request *adminv1.SetMemberReques
 
 // RemoveMember implements AdminServiceServer.
 func (s *Server) RemoveMember(ctx context.Context, request *adminv1.RemoveMemberRequest) (*adminv1.RemoveMemberResponse, error) {
-	if _, err := s.need(ctx, policy.Administer, nonEmpty(request.GetApplication())); err != nil {
+	if err := s.need(ctx, policy.Administer, nonEmpty(request.GetApplication())); err != nil {
 		return nil, err
 	}
 	member, err := memberOf(request.GetUser(), request.GetAnonymous())
@@ -212,7 +212,7 @@ func (s *Server) RemoveMember(ctx context.Context, request *adminv1.RemoveMember
 
 // ListMembers implements AdminServiceServer.
 func (s *Server) ListMembers(ctx context.Context, request *adminv1.ListMembersRequest) (*adminv1.ListMembersResponse, error) {
-	if _, err := s.need(ctx, policy.Administer, nonEmpty(request.GetApplication())); err != nil {
+	if err := s.need(ctx, policy.Administer, nonEmpty(request.GetApplication())); err != nil {
 		return nil, err
 	}
 	members, err := s.cfg.Store.Members(ctx, request.GetApplication())

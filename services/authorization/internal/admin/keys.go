@@ -117,7 +117,7 @@ func mayGive(c caller, key store.Key) bool {
 }
 
 // CreateApiKey implements AdminServiceServer.
-func (s *Server) CreateApiKey(ctx context.Context, request *adminv1.CreateApiKeyRequest) (*adminv1.CreateApiKeyResponse, error) { //nolint:revive // the generated name
+func (s *Server) CreateApiKey(ctx context.Context, request *adminv1.CreateApiKeyRequest) (*adminv1.CreateApiKeyResponse, error) { //nolint:staticcheck,revive // the generated name
 	c, user, err := s.needSelf(ctx, request.GetUser())
 	if err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func (s *Server) CreateApiKey(ctx context.Context, request *adminv1.CreateApiKey
 }
 
 // ListApiKeys implements AdminServiceServer.
-func (s *Server) ListApiKeys(ctx context.Context, request *adminv1.ListApiKeysRequest) (*adminv1.ListApiKeysResponse, error) { //nolint:revive // the generated name
+func (s *Server) ListApiKeys(ctx context.Context, request *adminv1.ListApiKeysRequest) (*adminv1.ListApiKeysResponse, error) { //nolint:staticcheck,revive // the generated name
 	_, user, err := s.needSelf(ctx, request.GetUser())
 	if err != nil {
 		return nil, err
@@ -159,7 +159,7 @@ func (s *Server) ListApiKeys(ctx context.Context, request *adminv1.ListApiKeysRe
 }
 
 // RevokeApiKey implements AdminServiceServer.
-func (s *Server) RevokeApiKey(ctx context.Context, request *adminv1.RevokeApiKeyRequest) (*adminv1.RevokeApiKeyResponse, error) { //nolint:revive // the generated name
+func (s *Server) RevokeApiKey(ctx context.Context, request *adminv1.RevokeApiKeyRequest) (*adminv1.RevokeApiKeyResponse, error) { //nolint:staticcheck,revive // the generated name
 	c := callerOf(ctx)
 	record, _, err := s.cfg.Store.FindKey(ctx, request.GetId())
 	if err != nil {

@@ -24,7 +24,7 @@ func userTo(u store.User) *adminv1.User {
 
 // CreateUser implements AdminServiceServer.
 func (s *Server) CreateUser(ctx context.Context, request *adminv1.CreateUserRequest) (*adminv1.CreateUserResponse, error) {
-	if _, err := s.need(ctx, policy.Administer, ""); err != nil {
+	if err := s.need(ctx, policy.Administer, ""); err != nil {
 		return nil, err
 	}
 	user := store.User{Principal: policy.Principal{Issuer: request.GetIssuer(), Subject: request.GetSubject()}, Name: request.GetName()}
@@ -65,7 +65,7 @@ func (s *Server) GetUser(ctx context.Context, request *adminv1.GetUserRequest) (
 
 // ListUsers implements AdminServiceServer.
 func (s *Server) ListUsers(ctx context.Context, request *adminv1.ListUsersRequest) (*adminv1.ListUsersResponse, error) {
-	if _, err := s.need(ctx, policy.Administer, ""); err != nil {
+	if err := s.need(ctx, policy.Administer, ""); err != nil {
 		return nil, err
 	}
 	limit, after, err := page(request.GetPageSize(), request.GetPageToken())
@@ -87,10 +87,10 @@ func (s *Server) ListUsers(ctx context.Context, request *adminv1.ListUsersReques
 
 // UpdateUser implements AdminServiceServer.
 func (s *Server) UpdateUser(ctx context.Context, request *adminv1.UpdateUserRequest) (*adminv1.UpdateUserResponse, error) {
-	if _, err := s.need(ctx, policy.Administer, ""); err != nil {
+	if err := s.need(ctx, policy.Administer, ""); err != nil {
 		return nil, err
 	}
-	if request.Disabled == nil { //nolint:protogetter // presence
+	if request.Disabled == nil { // presence, which the getter hides
 		user, err := s.cfg.Store.User(ctx, request.GetName())
 		if err != nil {
 			return nil, err
@@ -107,7 +107,7 @@ func (s *Server) UpdateUser(ctx context.Context, request *adminv1.UpdateUserRequ
 
 // DeleteUser implements AdminServiceServer.
 func (s *Server) DeleteUser(ctx context.Context, request *adminv1.DeleteUserRequest) (*adminv1.DeleteUserResponse, error) {
-	if _, err := s.need(ctx, policy.Administer, ""); err != nil {
+	if err := s.need(ctx, policy.Administer, ""); err != nil {
 		return nil, err
 	}
 	if err := s.cfg.Store.DeleteUser(ctx, request.GetName()); err != nil {

@@ -45,8 +45,6 @@ const (
 	maxRedirects = 3
 )
 
-var errStopped = errors.New("stopped")
-
 // issuer is a provider with its keys.
 type issuer struct {
 	cfg    Issuer

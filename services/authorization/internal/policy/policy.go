@@ -202,7 +202,7 @@ func Decide(now time.Time, rules Rules, q Question, facts Facts) Reason {
 		return NotGranted
 	case administrator(rules, q, facts) && known(q.Permission):
 		return Allowed
-	case facts.Role.Grants(q.Permission):
+	case q.Credential.Kind != Anonymous && facts.Role.Grants(q.Permission):
 		return Allowed
 	case everyoneGrants(facts.EveryoneRole, q.Permission):
 		return Allowed

@@ -299,7 +299,7 @@ func (s *Server) Watch(request *authorizationv1.WatchRequest, stream grpc.Server
 	s.open.Add(ctx, 1)
 	defer s.open.Add(ctx, -1)
 	wanted := watch.Request{StoreID: request.GetStoreId()}
-	if request.AfterRevision != nil { //nolint:protogetter // presence
+	if request.AfterRevision != nil { // presence, which the getter hides
 		after := request.GetAfterRevision()
 		wanted.After = &after
 	}

@@ -185,4 +185,3 @@ func (s *Store) Used(ctx context.Context, keys map[string]time.Time) error {
 		return nil
 	})
 }
-

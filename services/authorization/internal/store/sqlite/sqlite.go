@@ -100,7 +100,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		statement **sql.Stmt
 		query     string
 	}{{&s.facts, factsQuery}, {&s.key, keyQuery}, {&s.user, principalQuery}} {
-		if *p.statement, err = s.read.PrepareContext(ctx, p.query); err != nil {
+		if *p.statement, err = s.read.PrepareContext(ctx, p.query); err != nil { //nolint:sqlclosecheck // Close does it
 			return nil, err
 		}
 	}
