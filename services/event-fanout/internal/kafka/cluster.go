@@ -131,11 +131,11 @@ func (c *Cluster) CreateTopic(ctx context.Context, topic string, partitions int3
 		},
 	}
 	return c.retry(ctx, func() error {
-		controller, err := c.meta.RefreshController()
+		controller, err := c.meta.Controller()
 		if err != nil {
 			return classify(fmt.Errorf("find controller: %w", err))
 		}
-		return c.requests.do(ctx, controller.Addr(), func(b *sarama.Broker) error {
+		err = c.requests.do(ctx, controller.Addr(), func(b *sarama.Broker) error {
 			response, err := b.CreateTopics(request)
 			if err != nil {
 				return err
@@ -147,6 +147,12 @@ func (c *Cluster) CreateTopic(ctx context.Context, topic string, partitions int3
 			}
 			return nil
 		})
+		if errors.Is(err, ErrUnavailable) {
+			// It looks all known topics up as well, and complains when one is missing:
+			// the next attempt says what matters.
+			_, _ = c.meta.RefreshController()
+		}
+		return err
 	})
 }
 

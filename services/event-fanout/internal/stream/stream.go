@@ -83,7 +83,10 @@ func (s *stream) serve() error {
 	case err := <-received:
 		s.end()
 		close(finish)
-		return errors.Join(err, <-sent)
+		if last := <-sent; err == nil {
+			err = last
+		}
+		return err // as it is: a status that is wrapped would be hidden
 	}
 }
 
