@@ -39,7 +39,7 @@ type lane struct {
 // link is what there is of a lane on one stream. Guarded by the lane's mu.
 type link struct {
 	queue    []func() any // what is to be sent; what returns nil is not
-	leaving  bool                   // nothing more is put into the queue
+	leaving  bool         // nothing more is put into the queue
 	subs     handles
 	sessions map[uint64]*attachment
 	last     uint64            // handle of a session
