@@ -28,7 +28,7 @@ const (
 	patience = 30 * time.Second
 	// quiet is how long nothing has to happen until a test believes that nothing
 	// will: several times the interval of commits.
-	quiet = 500 * time.Millisecond
+	quiet = 300 * time.Millisecond
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -55,7 +55,7 @@ type System struct {
 const CommandsPartitions = 8
 
 // Start starts a system without the demonstration. Positions are committed
-// within 100 ms, so that tests need not wait for them.
+// within 50 ms, so that tests need not wait for them.
 func Start(tb testing.TB, opts Options) *System {
 	tb.Helper()
 	if len(opts.Brokers) == 0 {
@@ -69,7 +69,7 @@ func Start(tb testing.TB, opts Options) *System {
 	cfg.AnyPorts()
 	cfg.Demo.Enabled = false
 	cfg.Kafka.Brokers = s.Brokers
-	cfg.EventFanout.Commit.Interval = 100 * time.Millisecond
+	cfg.EventFanout.Commit.Interval = 50 * time.Millisecond
 	cfg.CommandIngress.Commands.Topic = s.CommandsTopic
 	if opts.Configure != nil {
 		opts.Configure(&cfg)
