@@ -143,6 +143,7 @@ type attempt struct {
 	slot     *slot
 	command  *commandsv1.Command
 	deadline time.Time
+	stalled  bool // nothing is read until it has its result
 }
 
 func (s *Session) send(a *attempt) {
@@ -172,20 +173,29 @@ func (s *Session) result(a *attempt, r command.Result) {
 			reason = "the command could not be written in time"
 		}
 	}
+	s.finish(a, code, reason)
+}
+
+func (s *Session) finish(a *attempt, code wire.Code, reason string) {
+	if a.stalled {
+		s.acks.stall(-1)
+	}
 	s.settle(a.publish, a.slot, code, reason)
 }
 
 // later tries a command of a client of MQTT 3.1.1 again, from which nothing is
 // read meanwhile.
 func (s *Session) later(a *attempt) {
-	s.acks.stall(+1)
+	if !a.stalled {
+		a.stalled = true
+		s.acks.stall(+1)
+	}
 	time.AfterFunc(retryPause, func() {
-		s.acks.stall(-1)
 		if s.conn.Context().Err() == nil {
 			s.send(a)
 			return
 		}
-		s.settle(a.publish, a.slot, wire.QuotaExceeded, "")
+		s.finish(a, wire.QuotaExceeded, "")
 	})
 }
 
