@@ -65,7 +65,10 @@ type issuer struct {
 }
 
 // round is one attempt to get the keys.
-type round struct{ done chan struct{} }
+type round struct {
+	done  chan struct{}
+	begun bool // guarded by the issuer's mu
+}
 
 func newIssuer(cfg Issuer, logger *slog.Logger, now func() time.Time) (*issuer, error) {
 	client, err := newClient(cfg)
@@ -183,6 +186,11 @@ func (i *issuer) begin() *round {
 	if i.pending == nil {
 		i.pending = &round{done: make(chan struct{})}
 	}
+	i.pending.begun = true
+	select {
+	case <-i.wake: // whoever woke us waits for this round
+	default:
+	}
 	return i.pending
 }
 
@@ -288,35 +296,44 @@ func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
 func (i *issuer) keysFor(ctx context.Context, id, algorithm string) ([]jose.JSONWebKey, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
 	defer cancel()
-	keys, r, failed := i.find(id, algorithm)
-	if r != nil {
+	for {
+		keys, r, late, failed := i.find(id, algorithm)
+		if r == nil {
+			if len(keys) == 0 && failed {
+				return nil, fmt.Errorf("%w: keys are not known", ErrUnavailable)
+			}
+			return keys, nil
+		}
 		select {
 		case <-r.done:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 		}
-		keys, failed = i.matching(id, algorithm)
+		if late {
+			continue // what it fetched may be older than the token
+		}
+		if keys, failed = i.matching(id, algorithm); len(keys) == 0 && failed {
+			return nil, fmt.Errorf("%w: keys are not known", ErrUnavailable)
+		}
+		return keys, nil
 	}
-	if len(keys) == 0 && failed {
-		return nil, fmt.Errorf("%w: keys are not known", ErrUnavailable)
-	}
-	return keys, nil
 }
 
-// find returns the keys, or a round to wait for, or neither.
-func (i *issuer) find(id, algorithm string) (keys []jose.JSONWebKey, r *round, failed bool) {
+// find returns the keys, or a round to wait for, or neither. late says that the
+// round has begun already.
+func (i *issuer) find(id, algorithm string) (keys []jose.JSONWebKey, r *round, late, failed bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	keys, failed = i.match(id, algorithm), i.failed
 	if len(keys) > 0 {
-		return keys, nil, failed
+		return keys, nil, false, failed
 	}
 	if i.stopped {
-		return nil, nil, true
+		return nil, nil, false, true
 	}
 	if i.pending == nil {
 		if !i.limit.AllowN(i.now(), 1) {
-			return nil, nil, failed
+			return nil, nil, false, failed
 		}
 		i.pending = &round{done: make(chan struct{})}
 		select {
@@ -324,7 +341,7 @@ func (i *issuer) find(id, algorithm string) (keys []jose.JSONWebKey, r *round, f
 		default: // a round is due anyway
 		}
 	}
-	return nil, i.pending, failed
+	return nil, i.pending, i.pending.begun, failed
 }
 
 func (i *issuer) matching(id, algorithm string) (keys []jose.JSONWebKey, failed bool) {
