@@ -124,19 +124,26 @@ func isState(e event) bool { return e.Subject == "state" && e.Device == "device1
 
 func TestDemonstration(t *testing.T) {
 	t.Parallel()
-	s := start(t, config(t))
+	cfg := config(t)
+	if testkit.IsRealKafka() { // Where others may have the same topics.
+		cfg.Kafka.Brokers = testkit.Kafka(t)
+		cfg.Demo.Application = testkit.UniqueName(t)
+		cfg.CommandIngress.Commands.Topic = cfg.Demo.Application + "-commands"
+	}
+	s := start(t, cfg)
 	demo := s.Demonstration()
+	topic := "app/" + demo.Application
 
-	anonymous := subscribe(t, connect(t, s, "", ""), "app/example-app")
+	anonymous := subscribe(t, connect(t, s, "", ""), topic)
 	owner := connect(t, s, demo.User, demo.APIKey)
-	events := subscribe(t, owner, "app/example-app")
+	events := subscribe(t, owner, topic)
 	for name, of := range map[string]<-chan event{"demo": events, "anonymous": anonymous} {
 		if e := next(t, of, "state", isState); e.Data.Temperature < 19 || e.Data.Temperature > 23 {
 			t.Errorf("%s: temperature %v, want about 21", name, e.Data.Temperature)
 		}
 	}
 
-	wait(t, "publish", owner.Publish("command/example-app/device1/set-led", 1, false, `{"on":true}`))
+	wait(t, "publish", owner.Publish("command/"+demo.Application+"/device1/set-led", 1, false, `{"on":true}`))
 	reaction := next(t, events, "reaction", func(e event) bool { return e.Subject == "reaction" })
 	if reaction.Data.Command != "set-led" || reaction.Data.Outcome != "done" {
 		t.Errorf("reaction %+v, want set-led done", reaction.Data)
@@ -145,7 +152,7 @@ func TestDemonstration(t *testing.T) {
 
 	// A token instead of the key, as the printed lines say.
 	withToken := connect(t, s, token(t, demo), "")
-	next(t, subscribe(t, withToken, "app/example-app"), "state", isState)
+	next(t, subscribe(t, withToken, topic), "state", isState)
 }
 
 func token(t *testing.T, demo standalone.Demonstration) string {
