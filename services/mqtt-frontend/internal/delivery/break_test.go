@@ -109,6 +109,7 @@ func TestGoaway(t *testing.T) {
 		s, p, session, sub, to, handle := one(t)
 		p.send(t, frame(oneDelivery(0, 5, handle), oneDelivery(0, 6, handle)))
 		to.want(t, "0:5 0:6")
+		p.stay.Store(true)
 		p.send(t, goaway())
 		p.closed(t)
 		// What is on its way still arrives; what is acknowledged now goes elsewhere.
@@ -134,6 +135,7 @@ func TestGoaway(t *testing.T) {
 	t.Run("of a stream that does not end", func(t *testing.T) {
 		t.Parallel()
 		s, p, _, _, _, _ := one(t)
+		p.stay.Store(true)
 		p.send(t, goaway())
 		p = s.accept(t)
 		p.attachOK(t)

@@ -103,12 +103,13 @@ func (c *Client) closeConns() error {
 // not be blocked: the session is lost and its subscriptions are closed, without
 // Sink.Failed. Call Detach when the connection ends.
 func (c *Client) Session(info SessionInfo, onError func(SessionError)) *Session {
-	return &Session{client: c, info: info, onError: onError, attachments: map[*lane]*attachment{}}
+	return &Session{client: c, info: info, onError: onError}
 }
 
-// lane chooses the stream for a subscription. All subscriptions of a session are
-// with one instance, its owner, which every frontend finds in the same way; of
-// its streams the application decides, so that an event comes once.
+// lane chooses the stream for a session: of the instance that owns it, which every
+// frontend finds in the same way, the one that its first application is on, so
+// that an event comes once for nearly all sessions. It stays there: to the owner,
+// a session that attaches on another stream has moved.
 func (c *Client) lane(info *SessionInfo, application string) *lane {
 	lanes := c.lanes[0]
 	if len(c.lanes) > 1 {

@@ -252,18 +252,12 @@ func TestSubscriptionsAreBounded(t *testing.T) {
 	client, _ := start(t, cfg)
 	session := client.Session(sessionInfo("c1"), nil)
 	p := s.accept(t)
-	for range 3 {
+	for i := range 3 {
 		result := open(t.Context(), session, "app", newSink())
-		if p.requests != nil {
-			request := p.next(t)
-			if attach := request.GetAttach(); attach != nil {
-				p.send(t, &eventsv1.DeliverResponse{Frame: &eventsv1.DeliverResponse_Attached{
-					Attached: &eventsv1.Attached{Session: attach.GetSession(), Status: eventsv1.AttachStatus_ATTACH_STATUS_OK},
-				}})
-				request = p.next(t)
-			}
-			p.opened(t, request.GetOpen().GetSubscription(), 0)
+		if i == 0 {
+			p.attachOK(t)
 		}
+		p.open(t, 0)
 		sub := wantOpened(t, result)
 		wantError(t, open(t.Context(), session, "other", newSink()), quotaExceeded)
 		done := make(chan error, 1)
@@ -408,39 +402,86 @@ func TestApplicationsAreSpreadOverStreams(t *testing.T) {
 	cfg := config(s)
 	cfg.Streams = 2
 	client, _ := start(t, cfg)
-	session := client.Session(sessionInfo("c1"), nil)
 	a, b := s.accept(t), s.accept(t)
-	attached := map[*peer]*eventsv1.Attach{}
-	applications := map[string]*peer{}
+	next := func() (*peer, *eventsv1.DeliverRequest) {
+		select {
+		case request := <-a.requests:
+			return a, request
+		case request := <-b.requests:
+			return b, request
+		}
+	}
+	applications, used := map[string]*peer{}, map[*peer]bool{}
 	for i := range 20 {
+		session := client.Session(sessionInfo(fmt.Sprint(i)), nil)
 		application := fmt.Sprintf("app-%d", i%10)
 		result := open(t.Context(), session, application, newSink())
-		var p *peer
-		var request *eventsv1.DeliverRequest
-		select {
-		case request = <-a.requests:
-			p = a
-		case request = <-b.requests:
-			p = b
-		}
-		if attach := request.GetAttach(); attach != nil {
-			if attached[p] != nil {
-				t.Error("attached twice on one stream")
-			}
-			attached[p] = attach
-			p.send(t, &eventsv1.DeliverResponse{Frame: &eventsv1.DeliverResponse_Attached{
-				Attached: &eventsv1.Attached{Session: attach.GetSession(), Status: eventsv1.AttachStatus_ATTACH_STATUS_OK},
-			}})
-			request = p.next(t)
-		}
-		p.opened(t, request.GetOpen().GetSubscription(), 0)
+		p, request := next()
+		p.attached(t, request.GetAttach(), eventsv1.AttachStatus_ATTACH_STATUS_OK)
+		p.open(t, 0)
 		wantOpened(t, result)
 		if before := applications[application]; before != nil && before != p {
 			t.Errorf("%s is on two streams", application)
 		}
 		applications[application] = p
+		used[p] = true
+
+		// A session is on one stream, whatever its other subscriptions are.
+		result = open(t.Context(), session, fmt.Sprintf("app-%d", (i+1)%10), newSink())
+		p.open(t, 0)
+		wantOpened(t, result)
 	}
-	if len(attached) != 2 || attached[a].GetEpoch().GetTimeMicros() != attached[b].GetEpoch().GetTimeMicros() {
-		t.Errorf("attached on %d streams, want 2 with one epoch", len(attached))
+	if len(used) != 2 {
+		t.Errorf("%d streams are used, want both", len(used))
 	}
+}
+
+func TestSessionsOfAnInstanceStayThere(t *testing.T) {
+	t.Parallel()
+	servers := []*server{listen(t), listen(t), listen(t)}
+	client, _ := start(t, config(servers...))
+	turned, _ := start(t, config(servers[2], servers[0], servers[1]))
+	var peers []*peer
+	for _, s := range servers {
+		peers = append(peers, s.accept(t), s.accept(t))
+	}
+	next := func() (instance int, p *peer, attach *eventsv1.Attach) {
+		for {
+			for i, p := range peers {
+				select {
+				case request := <-p.requests:
+					return i / 2, p, request.GetAttach()
+				default:
+				}
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+	count := [3]int{}
+	for i := range 60 {
+		var instances []int
+		for _, c := range []*delivery.Client{client, turned} {
+			result := open(t.Context(), c.Session(sessionInfo(fmt.Sprint(i)), nil), "app", newSink())
+			instance, p, attach := next()
+			p.attached(t, attach, eventsv1.AttachStatus_ATTACH_STATUS_OK)
+			p.open(t, 0)
+			wantOpened(t, result)
+			instances = append(instances, instance)
+		}
+		if instances[0] != instances[1] {
+			t.Errorf("session %d: two frontends chose instances %v, want the same", i, instances)
+		}
+		count[instances[0]]++
+	}
+	if min(count[0], count[1], count[2]) < 5 {
+		t.Errorf("sessions per instance %v, want them spread", count)
+	}
+}
+
+func TestTextThatIsNotUTF8DoesNotBreakTheStream(t *testing.T) {
+	t.Parallel()
+	_, p, session, _, to, handle := one(t)
+	wantError(t, open(t.Context(), session, "\xff", newSink()), invalid)
+	p.send(t, frame(oneDelivery(0, 5, handle)))
+	to.want(t, "0:5")
 }

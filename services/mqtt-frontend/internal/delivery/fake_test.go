@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type peer struct {
 	stream   grpc.BidiStreamingServer[eventsv1.DeliverRequest, eventsv1.DeliverResponse]
 	requests chan *eventsv1.DeliverRequest // closed when the client half-closed or went
 	end      chan error                    // ends the stream
+	stay     atomic.Bool                   // when the client half-closes, do not end by yourself
 }
 
 func (s *server) Deliver(stream grpc.BidiStreamingServer[eventsv1.DeliverRequest, eventsv1.DeliverResponse]) error {
@@ -52,13 +54,16 @@ func (s *server) Deliver(stream grpc.BidiStreamingServer[eventsv1.DeliverRequest
 	}}); err != nil {
 		return err
 	}
-	p := &peer{stream: stream, requests: make(chan *eventsv1.DeliverRequest, 10_000), end: make(chan error, 1)}
+	p := &peer{stream: stream, requests: make(chan *eventsv1.DeliverRequest, 10_000), end: make(chan error, 2)}
 	s.peers <- p
 	go func() { // until this returns
 		defer close(p.requests)
 		for {
 			request, err := stream.Recv()
 			if err != nil {
+				if !p.stay.Load() {
+					p.end <- nil
+				}
 				return
 			}
 			p.requests <- request
@@ -159,10 +164,15 @@ func (p *peer) attach(t testing.TB, outcome eventsv1.AttachStatus) *eventsv1.Att
 	if attach == nil {
 		t.Fatal("want Attach")
 	}
+	p.attached(t, attach, outcome)
+	return attach
+}
+
+func (p *peer) attached(t testing.TB, attach *eventsv1.Attach, outcome eventsv1.AttachStatus) {
+	t.Helper()
 	p.send(t, &eventsv1.DeliverResponse{Frame: &eventsv1.DeliverResponse_Attached{
 		Attached: &eventsv1.Attached{Session: attach.GetSession(), Status: outcome, Message: "because"},
 	}})
-	return attach
 }
 
 func (p *peer) attachOK(t testing.TB) *eventsv1.Attach {

@@ -100,6 +100,9 @@ func (l *lane) onAttached(on *link, frame *eventsv1.Attached) []func() {
 	}
 	delete(on.sessions, a.handle)
 	a.state, a.handle = detached, 0
+	if l.link != on {
+		return nil // the server goes away: whatever it says, the next one decides
+	}
 	reason := eventsv1.SubscriptionErrorReason_SUBSCRIPTION_ERROR_REASON_UNAVAILABLE
 	switch frame.GetStatus() {
 	case eventsv1.AttachStatus_ATTACH_STATUS_QUOTA_EXCEEDED:
@@ -195,7 +198,7 @@ func (l *lane) onSubscriptionError(on *link, frame *eventsv1.SubscriptionError) 
 		return nil
 	}
 	err := &OpenError{Reason: frame.GetReason(), Message: frame.GetMessage()}
-	moved := err.Reason == eventsv1.SubscriptionErrorReason_SUBSCRIPTION_ERROR_REASON_MOVED
+	moved := err.Reason == eventsv1.SubscriptionErrorReason_SUBSCRIPTION_ERROR_REASON_MOVED || l.link != on
 	if !moved && !(sub.isPositioned() && retries(err.Reason)) {
 		return l.fail(sub, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"unicode/utf8"
 
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 )
@@ -18,12 +19,13 @@ type Session struct {
 	info    SessionInfo
 	onError func(SessionError)
 
-	mu          sync.Mutex
-	ended       bool
-	attachments map[*lane]*attachment
+	mu         sync.Mutex
+	ended      bool
+	lane       *lane // nil until the first Open
+	attachment *attachment
 }
 
-// attachment is a session on one lane. It outlives the streams. Guarded by the
+// attachment is a session on its lane. It outlives the streams. Guarded by the
 // lane's mu.
 type attachment struct {
 	session *Session
@@ -48,6 +50,9 @@ const (
 // from now on will be delivered. The error is an [*OpenError], also when ctx
 // ends; nothing reaches the sink after an error.
 func (s *Session) Open(ctx context.Context, request OpenRequest, sink Sink) (*Subscription, error) {
+	if err := s.check(&request); err != nil {
+		return nil, err
+	}
 	if s.client.count.Add(1) > int64(s.client.cfg.MaxSubscriptions) {
 		s.client.count.Add(-1)
 		return nil, &OpenError{
@@ -55,19 +60,12 @@ func (s *Session) Open(ctx context.Context, request OpenRequest, sink Sink) (*Su
 			Message: "too many subscriptions",
 		}
 	}
-	l := s.client.lane(&s.info, request.Application)
+	l, a := s.attach(request.Application)
 	sub := &Subscription{
 		session: s, lane: l, request: request, sink: sink,
 		window: request.Window,
 		opened: make(chan *OpenError, 1),
 	}
-	s.mu.Lock()
-	a := s.attachments[l]
-	if a == nil && !s.ended {
-		a = &attachment{session: s, subs: map[*Subscription]struct{}{}}
-		s.attachments[l] = a
-	}
-	s.mu.Unlock()
 	if a == nil || !l.add(a, sub) {
 		s.client.count.Add(-1)
 		return nil, openUnavailable("the session has ended")
@@ -93,6 +91,40 @@ func (s *Session) Open(ctx context.Context, request OpenRequest, sink Sink) (*Su
 	return nil, openUnavailable("event-fanout did not answer in time")
 }
 
+// check refuses what would break the stream for everybody else on it.
+func (s *Session) check(request *OpenRequest) *OpenError {
+	info := &s.info
+	for _, text := range []string{
+		info.Issuer, info.Subject, info.ClientID, info.ConnectionID, info.ClientAddress, request.Application, request.ShareName,
+	} {
+		if !utf8.ValidString(text) {
+			return &OpenError{
+				Reason:  eventsv1.SubscriptionErrorReason_SUBSCRIPTION_ERROR_REASON_INVALID,
+				Message: "text that is not UTF-8",
+			}
+		}
+	}
+	if info.Issuer == "" || info.Subject == "" || info.ClientID == "" || info.ConnectionID == "" || info.Epoch == 0 {
+		return &OpenError{
+			Reason:  eventsv1.SubscriptionErrorReason_SUBSCRIPTION_ERROR_REASON_INVALID,
+			Message: "the session has no identity",
+		}
+	}
+	return nil
+}
+
+// attach chooses the lane of the session at its first Open. It is nil when the
+// session has ended.
+func (s *Session) attach(application string) (*lane, *attachment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.attachment == nil && !s.ended {
+		s.lane = s.client.lane(&s.info, application)
+		s.attachment = &attachment{session: s, subs: map[*Subscription]struct{}{}}
+	}
+	return s.lane, s.attachment
+}
+
 func openUnavailable(message string) *OpenError {
 	return &OpenError{Reason: eventsv1.SubscriptionErrorReason_SUBSCRIPTION_ERROR_REASON_UNAVAILABLE, Message: message}
 }
@@ -101,37 +133,28 @@ func openUnavailable(message string) *OpenError {
 // comes any more. Nothing reaches a sink after it returned, whatever the error.
 // Do not call it with a lock that a sink takes.
 func (s *Session) Detach(ctx context.Context, options DetachOptions) error {
-	var errs []error
-	for _, wait := range s.end(options) {
-		if err := wait(ctx); err != nil {
-			errs = append(errs, err)
-		}
+	subs, answered := s.end(options)
+	for _, sub := range subs {
+		sub.wait()
 	}
-	return errors.Join(errs...)
+	if _, err := answered.wait(ctx); err != nil {
+		return fmt.Errorf("detach session: %w", err)
+	}
+	return nil
 }
 
-// end ends the session here, and tells the servers. What it returns waits for
-// their answers.
-func (s *Session) end(options DetachOptions) []func(context.Context) error {
+// end ends the session here, and tells the server. It returns the subscriptions
+// that ended.
+func (s *Session) end(options DetachOptions) ([]*Subscription, answer) {
 	s.mu.Lock()
 	s.ended = true
-	attachments := s.attachments
-	s.attachments = nil
+	l, a := s.lane, s.attachment
+	s.attachment = nil
 	s.mu.Unlock()
-	var waits []func(context.Context) error
-	for l, a := range attachments {
-		subs, answered := l.detach(a, options)
-		waits = append(waits, func(ctx context.Context) error {
-			for _, sub := range subs {
-				sub.wait()
-			}
-			if _, err := answered.wait(ctx); err != nil {
-				return fmt.Errorf("detach session: %w", err)
-			}
-			return nil
-		})
+	if a == nil {
+		return nil, nil
 	}
-	return waits
+	return l.detach(a, options)
 }
 
 // lost ends the session because a server said so. Not called with a lock.
