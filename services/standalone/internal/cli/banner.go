@@ -60,7 +60,7 @@ func demonstration(line func(string, ...any), cfg standalone.Config, at standalo
 	line("  # MQTT 5")
 	line("  %s -V 5 %s -q 1 %s", subscribe, user, events)
 	line("  # MQTT 5, binary mode: the payload is the data, the attributes are user properties")
-	line("  %s -V 5 %s -q 1 %s -D subscribe user-property content-mode binary -F '%%P%%n%%p%%n'", subscribe, user, events)
+	line("  %s -V 5 %s -q 1 %s -D subscribe user-property content-mode binary -F '%%P\\n%%p\\n'", subscribe, user, events)
 	line("  # anonymous: everyone may read this application")
 	line("  %s %s %s", subscribe, server, events)
 	line("")
@@ -78,8 +78,8 @@ func demonstration(line func(string, ...any), cfg standalone.Config, at standalo
 	line("")
 	line("Look into Kafka, with any client:")
 	line("")
-	line("  kcat -b %s -C -t %s -o -1 -f '%%h\\n%%s\\n'", strings.Join(at.Kafka, ","), naming.EventsTopic(demo.Application))
-	line("  kcat -b %s -C -t %s -o beginning -f '%%h\\n%%s\\n'", strings.Join(at.Kafka, ","), cfg.CommandIngress.Commands.Topic)
+	line("  kcat -q -b %s -C -t %s -o -3 -f '%%h\\n%%s\\n'", strings.Join(at.Kafka, ","), naming.EventsTopic(demo.Application))
+	line("  kcat -q -b %s -C -t %s -o beginning -f '%%h\\n%%s\\n'", strings.Join(at.Kafka, ","), cfg.CommandIngress.Commands.Topic)
 	line("")
 }
 

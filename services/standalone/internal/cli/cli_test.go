@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"bufio"
 	"bytes"
 	"net"
 	"os"
@@ -92,50 +93,121 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-func TestInterruptEndsIt(t *testing.T) {
-	t.Parallel()
-	cmd := command(t)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
+// process is a running standalone.
+type process struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	lines  *bufio.Scanner
+	banner string // what it printed until it was ready
+	stderr bytes.Buffer
+}
+
+func run(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: command(t, args...)}
+	p.cmd.Stderr = &p.stderr
+	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var printed strings.Builder
-	chunk := make([]byte, 4096)
-	var interrupted time.Time
-	for {
-		n, err := out.Read(chunk)
-		printed.Write(chunk[:n])
-		if interrupted.IsZero() && strings.Contains(printed.String(), "Ctrl-C ends it") {
-			interrupted = time.Now()
-			if err := cmd.Process.Signal(os.Interrupt); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err != nil {
-			break
+	p.lines = bufio.NewScanner(out)
+	p.banner = p.readUntil("Ctrl-C ends it")
+	return p
+}
+
+func (p *process) readUntil(end string) string {
+	p.t.Helper()
+	var read strings.Builder
+	for p.lines.Scan() {
+		read.WriteString(p.lines.Text() + "\n")
+		if strings.Contains(p.lines.Text(), end) {
+			return read.String()
 		}
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("after an interrupt: %v, want exit code 0", err)
+	p.t.Fatalf("%q was not printed, but:\n%s\n%s", end, read.String(), p.stderr.String())
+	return ""
+}
+
+// interrupt ends it and requires that it ends in order, in time, and silently.
+func (p *process) interrupt() {
+	p.t.Helper()
+	began := time.Now()
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		p.t.Fatal(err)
 	}
-	if took := time.Since(interrupted); interrupted.IsZero() || took > 5*time.Second {
-		t.Errorf("it took %v to end, want less than 5 s", took)
+	p.readUntil("Stopped.")
+	if err := p.cmd.Wait(); err != nil {
+		p.t.Errorf("after an interrupt: %v, want exit code 0", err)
 	}
+	if took := time.Since(began); took > 5*time.Second {
+		p.t.Errorf("it took %v to end, want less than 5 s", took)
+	}
+	if p.stderr.Len() > 0 {
+		p.t.Errorf("standard error:\n%s", p.stderr.String())
+	}
+}
+
+func TestBannerAndInterrupt(t *testing.T) {
+	t.Parallel()
+	p := run(t)
+	p.interrupt()
 	for _, want := range []string{
 		"emulation for trying things out", "-u demo -P mqi_", "-V 5", "content-mode binary",
-		"-t command/example-app/device1/set-led", "grant_type=password", `it'\''s data/demo.password`, "Stopped.",
+		"-t command/example-app/device1/set-led", "grant_type=password", `it'\''s data/demo.password`,
 	} {
-		if !strings.Contains(printed.String(), want) {
-			t.Errorf("%q was not printed:\n%s", want, printed.String())
+		if !strings.Contains(p.banner, want) {
+			t.Errorf("%q was not printed:\n%s", want, p.banner)
 		}
 	}
-	if stderr.Len() > 0 {
-		t.Errorf("standard error:\n%s", stderr.String())
+}
+
+// What is there to paste is pasted into a shell.
+func TestPrintedLinesWork(t *testing.T) {
+	t.Parallel()
+	for _, program := range []string{"mosquitto_sub", "mosquitto_pub", "curl"} { //nolint:misspell // These are their names.
+		if _, err := exec.LookPath(program); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
+		}
+	}
+	p := run(t)
+	defer p.interrupt()
+	shell := func(line string) string {
+		t.Helper()
+		out, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", line, err, out)
+		}
+		return string(out)
+	}
+	// Lines end with a backslash where they go on.
+	lines := strings.Split(strings.ReplaceAll(p.banner, "\\\n", ""), "\n")
+	var token string
+	tried := 0
+	for _, line := range lines {
+		line = strings.TrimSpace(line)
+		switch program, _, _ := strings.Cut(line, " "); program {
+		case "mosquitto_sub": //nolint:misspell // This is its name.
+			if out := shell(token + line + " -C 1 -W 15"); !strings.Contains(out, `"temperature":`) {
+				t.Errorf("%s: received %q, want a temperature", line, out)
+			}
+		case "mosquitto_pub": //nolint:misspell // This is its name.
+			shell(line)
+		default:
+			if strings.HasPrefix(line, "TOKEN=") {
+				token = line + "; "
+			}
+			continue
+		}
+		tried++
+	}
+	if tried != 8 {
+		t.Errorf("%d lines were printed to subscribe and to publish, want 5 and 3:\n%s", tried, p.banner)
 	}
 }
 
