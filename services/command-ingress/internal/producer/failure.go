@@ -37,6 +37,18 @@ var (
 // errLimits ends a session in order: the next one has the new limits.
 var errLimits = errors.New("limits of the topic have changed")
 
+// unused ends a session in order, too: sarama has nothing that it could lose.
+type unused struct{ *failure }
+
+// Unwrap returns the failure.
+func (u *unused) Unwrap() error { return u.failure }
+
+// inOrder says whether a session that ends for this reason may finish first.
+func inOrder(err error) bool {
+	_, ok := errors.AsType[*unused](err)
+	return err == nil || ok || errors.Is(err, errLimits)
+}
+
 func asFailure(err error) *failure {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f

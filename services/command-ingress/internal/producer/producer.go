@@ -207,7 +207,7 @@ func (p *Producer) setMaxMessage(n int) bool {
 // setDown says whether the reason is news.
 func (p *Producer) setDown(f *failure) bool {
 	p.mu.Lock()
-	news := p.down == nil || p.down.Error() != f.Error()
+	news := p.down == nil || p.down.public != f.public
 	if p.down == nil {
 		p.downSince = time.Now()
 	}
@@ -348,6 +348,13 @@ func (p *Producer) load() (records int, bytes int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.records, p.bytes
+}
+
+// nothingSent says whether sarama has no record.
+func (p *Producer) nothingSent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inSarama == 0
 }
 
 // idle says whether no record is left.

@@ -102,7 +102,7 @@ func (p *Producer) write(ctx context.Context, s *session, late <-chan struct{}) 
 	case <-ctx.Done():
 		err = p.drain(s, late)
 	}
-	if err != nil && !errors.Is(err, errLimits) {
+	if !inOrder(err) {
 		if f := asFailure(err); p.setDown(f) {
 			p.logger.WarnContext(ctx, "connection to kafka given up", slog.String("kafka_topic", p.cfg.Topic), slog.Any("error", f))
 		}

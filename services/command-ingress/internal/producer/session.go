@@ -2,6 +2,7 @@ package producer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -53,10 +54,8 @@ func (s *session) open(p *Producer) error {
 	if err != nil {
 		return err
 	}
-	adminConfig := *cfg
-	s.admin, err = sarama.NewClusterAdmin(p.cfg.Kafka.Brokers, &adminConfig)
-	if err != nil {
-		return explain(p.cfg.Topic, "connect", err)
+	if err := s.openAdmin(p, *cfg); err != nil {
+		return err
 	}
 	if err := s.ensureTopic(p); err != nil {
 		return err
@@ -81,10 +80,32 @@ func (s *session) open(p *Producer) error {
 	return nil
 }
 
-// retries of sarama, with a pause of at most 1/16 of the delivery timeout, take a
+// openAdmin makes the client for administration. It learns the controller by asking
+// for our topic, because the admin client alone would ask for all topics.
+func (s *session) openAdmin(p *Producer, cfg sarama.Config) error {
+	cfg.Metadata.Retry.Max = 1
+	client, err := sarama.NewClient(p.cfg.Kafka.Brokers, &cfg)
+	if err != nil {
+		return explain(p.cfg.Topic, "connect", err)
+	}
+	err = client.RefreshMetadata(p.cfg.Topic)
+	if err == nil || errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
+		s.admin, err = sarama.NewClusterAdminFromClient(client)
+	}
+	if err != nil {
+		_ = client.Close()
+		return explain(p.cfg.Topic, "look up topic", err)
+	}
+	return nil
+}
+
+// The retries of sarama, with a pause of at most 1/16 of the delivery timeout, take a
 // bit more than half of it: enough for a new leader, and early enough to name
 // what Kafka says before the deadline only knows that it is late.
-const retries = 11
+const (
+	retries         = 11
+	metadataRetries = 20
+)
 
 // ioTimeout bounds each exchange with a broker. It is what a connection that went
 // dead without a word costs.
@@ -98,7 +119,15 @@ func (p *Producer) saramaConfig(d *dialer) (*sarama.Config, error) {
 	cfg.Net.DialTimeout, cfg.Net.ReadTimeout, cfg.Net.WriteTimeout = p.ioTimeout(), p.ioTimeout(), p.ioTimeout()
 	cfg.Net.Proxy.Enable, cfg.Net.Proxy.Dialer = true, d
 	cfg.Net.MaxOpenRequests = 1 // idempotence wants it
-	cfg.Metadata.Retry.Max, cfg.Metadata.Retry.Backoff = 1, min(p.cfg.DeliveryTimeout/32, 250*time.Millisecond)
+	// Where sarama finds no broker at all it gives up on a record at once, whatever
+	// it may retry: looking for one has to be patient.
+	cfg.Metadata.Retry.Max = metadataRetries
+	cfg.Metadata.Retry.BackoffFunc = func(int, int) time.Duration {
+		if d.isCut() {
+			return 0
+		}
+		return p.cfg.DeliveryTimeout / 32
+	}
 	cfg.Metadata.Timeout = p.ioTimeout()
 	cfg.Metadata.RefreshFrequency = 30 * time.Second
 	cfg.Admin.Timeout = p.ioTimeout()
@@ -192,14 +221,23 @@ func (s *session) check(ctx context.Context, p *Producer) {
 			err = s.ensureTopic(p)
 		}
 		switch {
-		case err != nil && p.silentSince(time.Now().Add(-p.cfg.CheckInterval)):
-			s.fail(err)
+		case s.dialer.isCut():
 			return
-		case err != nil:
-			s.logger.WarnContext(ctx, "kafka topic could not be checked", slog.String("kafka_topic", p.cfg.Topic), slog.Any("error", err))
-		case p.setMaxMessage(limit):
+		case err == nil && p.setMaxMessage(limit):
 			s.fail(errLimits)
 			return
+		case err == nil:
+			p.setUp()
+		case p.silentSince(time.Now().Add(-p.cfg.CheckInterval)):
+			f := asFailure(err)
+			if p.setDown(f) {
+				s.logger.WarnContext(ctx, "kafka does not answer", slog.String("kafka_topic", p.cfg.Topic), slog.Any("error", f))
+			}
+			// What sarama has may still be written when Kafka comes back in time.
+			if f.permanent || p.nothingSent() {
+				s.fail(&unused{f})
+				return
+			}
 		}
 	}
 }
