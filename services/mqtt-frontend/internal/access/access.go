@@ -55,6 +55,8 @@ type Identity struct {
 }
 
 // Denial is the error for credentials that were refused.
+//
+//nolint:errname // it reads as what it is: an answer
 type Denial struct {
 	// Reason is the kind of reason.
 	Reason authorizationv1.AuthenticationDenialReason

@@ -11,7 +11,6 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -115,20 +114,21 @@ func newClient(cfg Config, env daemon.Env, api authorizationv1.AuthorizationServ
 // "authorization" of the process becomes ready when the first watch is there,
 // and stays so: connections outlive an outage of authorization.
 func (c *Client) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return c.watch(ctx) })
-	group.Go(func() error { return c.lapse(ctx) })
-	err := group.Wait()
+	var running sync.WaitGroup
+	running.Go(func() { c.watch(ctx) })
+	running.Go(func() { c.lapse(ctx) })
+	running.Wait()
 
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
 	close(c.ended)
-	if closeErr := c.close(); closeErr != nil {
-		err = errors.Join(err, fmt.Errorf("close the connection to authorization: %w", closeErr))
-	}
+	err := c.close()
 	c.asking.Wait()
-	return err
+	if err != nil {
+		return fmt.Errorf("close the connection to authorization: %w", err)
+	}
+	return nil
 }
 
 // Authenticate says who presented the credentials. The error is a [*Denial] or
@@ -244,7 +244,7 @@ func (c *Client) Watch(id Identity, changed func()) (stop func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.watchers.add(who, member)
-	return func() {
+	return func() { // more than once is harmless
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.watchers.remove(who, member)

@@ -16,7 +16,6 @@ import (
 
 	"mqtt-integration/libs/daemon"
 	authorizationv1 "mqtt-integration/proto/gen/mqttintegration/authorization/v1"
-
 	"mqtt-integration/services/mqtt-frontend/internal/access"
 )
 
@@ -186,11 +185,16 @@ func change(c *authorizationv1.Change) *authorizationv1.WatchResponse {
 // start runs a client of api until the test ends. Call it inside a bubble.
 func start(t *testing.T, api *fakeAPI) *access.Client {
 	t.Helper()
-	client, err := access.NewWithAPI(access.DefaultConfig(), daemon.NewEnv(nil), api, func() error { return nil })
+	return startWith(t, access.DefaultConfig(), api)
+}
+
+func startWith(t *testing.T, cfg access.Config, api *fakeAPI) *access.Client {
+	t.Helper()
+	client, err := access.NewWithAPI(cfg, daemon.NewEnv(nil), api, func() error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // ended by the cleanup, inside the bubble
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- client.Run(ctx) }()
 	t.Cleanup(func() {

@@ -10,12 +10,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"mqtt-integration/libs/daemon"
 	authorizationv1 "mqtt-integration/proto/gen/mqttintegration/authorization/v1"
-
 	"mqtt-integration/services/mqtt-frontend/internal/access"
 )
 
@@ -44,7 +44,7 @@ func dial(t *testing.T, s *server) *access.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	grpcServer := grpc.NewServer()
+	grpcServer := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}))
 	authorizationv1.RegisterAuthorizationServiceServer(grpcServer, s)
 	served := make(chan error, 1)
 	go func() { served <- grpcServer.Serve(listener) }()
@@ -55,7 +55,7 @@ func dial(t *testing.T, s *server) *access.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // ends before the server does
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- client.Run(ctx) }()
 	t.Cleanup(func() {
@@ -64,7 +64,9 @@ func dial(t *testing.T, s *server) *access.Client {
 			t.Errorf("Run() = %v, want nil", err)
 		}
 		grpcServer.Stop()
-		<-served
+		if err := <-served; err != nil {
+			t.Errorf("Serve() = %v", err)
+		}
 	})
 	return client
 }

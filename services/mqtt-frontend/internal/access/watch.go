@@ -24,9 +24,9 @@ var (
 )
 
 // watch keeps a watch open until ctx ends.
-func (c *Client) watch(ctx context.Context) error {
+func (c *Client) watch(ctx context.Context) {
 	backoff, broken := firstBackoff, false
-	for {
+	for ctx.Err() == nil {
 		err := c.watchOnce(ctx, func() {
 			backoff = firstBackoff
 			if broken {
@@ -36,7 +36,7 @@ func (c *Client) watch(ctx context.Context) error {
 			c.ready.Set(nil)
 		})
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		if !broken {
 			broken = true
@@ -44,9 +44,7 @@ func (c *Client) watch(ctx context.Context) error {
 		}
 		// Not all frontends at once.
 		wait := backoff/2 + rand.N(backoff/2) //nolint:gosec // no secret
-		if pause(ctx, c.ended, wait) != nil {
-			return nil
-		}
+		_ = pause(ctx, c.ended, wait)         // the loop looks at ctx
 		backoff = min(2*backoff, maxBackoff)
 	}
 }
@@ -153,7 +151,7 @@ func (c *Client) void(floor int64) {
 
 // lapse forgets everything one lifetime after the last heartbeat, and again after
 // each further lifetime without one, and calls all who watch.
-func (c *Client) lapse(ctx context.Context) error {
+func (c *Client) lapse(ctx context.Context) {
 	c.mu.Lock()
 	c.lapsed = time.Now()
 	c.mu.Unlock()
@@ -162,7 +160,7 @@ func (c *Client) lapse(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-timer.C:
 		case <-c.sooner:
 		}

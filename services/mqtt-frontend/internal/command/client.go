@@ -100,7 +100,7 @@ func (c *Client) Run(ctx context.Context) error {
 	stop()
 	lanes.Wait()
 	for _, l := range c.lanes {
-		l.abandon()
+		l.abandon(running)
 	}
 	return c.closeConns()
 }

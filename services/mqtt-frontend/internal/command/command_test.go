@@ -2,9 +2,11 @@ package command_test
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"io"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -239,13 +241,13 @@ func TestGoaway(t *testing.T) {
 	}})))
 	var all []<-chan command.Result
 	for i := range 200 {
-		all = append(all, publish(client, "d", fmt.Sprint(i)))
+		all = append(all, publish(client, "d", strconv.Itoa(i)))
 		if i%10 == 0 {
 			time.Sleep(time.Millisecond)
 		}
 	}
 	for i, results := range all {
-		wantResult(t, fmt.Sprint(i), results, statusOK)
+		wantResult(t, strconv.Itoa(i), results, statusOK)
 	}
 }
 
@@ -343,7 +345,7 @@ func TestServerGetsNoMoreThanItTakes(t *testing.T) {
 	client := start(t, cfg)
 	var all []<-chan command.Result
 	for i := range total {
-		all = append(all, publish(client, "d", fmt.Sprint(i)))
+		all = append(all, publish(client, "d", strconv.Itoa(i)))
 	}
 	answered := 0
 	for _, results := range all[:total-limit] {
@@ -378,7 +380,7 @@ func TestFramesAreBounded(t *testing.T) {
 	}})))
 	var all []<-chan command.Result
 	for i := range 5000 {
-		all = append(all, publish(client, "d", fmt.Sprint(i)))
+		all = append(all, publish(client, "d", strconv.Itoa(i)))
 	}
 	for range 3 {
 		results := make(chan command.Result, 1)
@@ -436,8 +438,11 @@ func TestChaos(t *testing.T) {
 				}
 				for {
 					rest, err := s.receive()
-					if err != nil {
+					if errors.Is(err, io.EOF) {
 						return nil
+					}
+					if err != nil {
+						return err
 					}
 					mu.Lock()
 					for _, c := range rest {
@@ -459,7 +464,7 @@ func TestChaos(t *testing.T) {
 	for d := range devices {
 		publishers.Go(func() {
 			for i := range perDevice {
-				client.Publish(&commandsv1.Command{Id: fmt.Sprint(i), Application: "app", Device: fmt.Sprint(d)},
+				client.Publish(&commandsv1.Command{Id: strconv.Itoa(i), Application: "app", Device: strconv.Itoa(d)},
 					func(r command.Result) { results <- r })
 			}
 		})
@@ -481,7 +486,7 @@ func TestChaos(t *testing.T) {
 		}
 		var want []string
 		for i := range perDevice {
-			want = append(want, fmt.Sprint(i))
+			want = append(want, strconv.Itoa(i))
 		}
 		if !slices.Equal(first, want) {
 			t.Errorf("device %s: order of the first copies: %s", device, strings.Join(first, " "))

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"mqtt-integration/libs/daemon"
@@ -120,19 +121,21 @@ func echo(s *session) error {
 	}
 }
 
-func listen(t testing.TB, s *server) string {
-	t.Helper()
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+func listen(tb testing.TB, s *server) string {
+	tb.Helper()
+	listener, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	grpcServer := grpc.NewServer(grpc.MaxConcurrentStreams(100))
+	grpcServer := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}))
 	commandsv1.RegisterCommandsServiceServer(grpcServer, s)
 	served := make(chan error, 1)
 	go func() { served <- grpcServer.Serve(listener) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		grpcServer.Stop()
-		<-served
+		if err := <-served; err != nil {
+			tb.Errorf("Serve() = %v", err)
+		}
 	})
 	return listener.Addr().String()
 }
@@ -145,18 +148,18 @@ func config(addresses ...string) command.Config {
 }
 
 // start runs a client until the test ends.
-func start(t testing.TB, cfg command.Config) *command.Client {
-	t.Helper()
-	client, stop := startUntil(t, cfg)
-	t.Cleanup(stop)
+func start(tb testing.TB, cfg command.Config) *command.Client {
+	tb.Helper()
+	client, stop := startUntil(tb, cfg)
+	tb.Cleanup(stop)
 	return client
 }
 
-func startUntil(t testing.TB, cfg command.Config) (client *command.Client, stop func()) {
-	t.Helper()
+func startUntil(tb testing.TB, cfg command.Config) (client *command.Client, stop func()) {
+	tb.Helper()
 	client, err := command.New(cfg, "frontend", daemon.NewEnv(nil))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -164,7 +167,7 @@ func startUntil(t testing.TB, cfg command.Config) (client *command.Client, stop 
 	return client, func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("Run() = %v, want nil", err)
+			tb.Errorf("Run() = %v, want nil", err)
 		}
 	}
 }

@@ -151,7 +151,7 @@ func (l *lane) frame() []byte {
 	}
 	frame := make([]byte, 0, 1+protowire.SizeBytes(size))
 	frame = protowire.AppendTag(frame, fieldCommands, protowire.BytesType)
-	frame = protowire.AppendVarint(frame, uint64(size)) //nolint:gosec // not negative
+	frame = protowire.AppendVarint(frame, uint64(size))
 	e := first
 	for range count {
 		frame = append(frame, e.wire...)
@@ -316,7 +316,7 @@ func (l *lane) drain() <-chan struct{} {
 }
 
 // abandon ends all that is left.
-func (l *lane) abandon() {
+func (l *lane) abandon(ctx context.Context) {
 	l.mu.Lock()
 	ended := l.refused
 	l.refused = nil
@@ -327,7 +327,7 @@ func (l *lane) abandon() {
 	}
 	l.mu.Unlock()
 	for _, r := range ended {
-		l.client.finish(context.Background(), r.done, r.result)
+		l.client.finish(ctx, r.done, r.result)
 	}
 }
 

@@ -1,16 +1,17 @@
 package delivery_test
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
@@ -243,13 +244,15 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	grpcServer := grpc.NewServer()
+	grpcServer := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}))
 	eventsv1.RegisterEventsServiceServer(grpcServer, f)
 	served := make(chan error, 1)
 	go func() { served <- grpcServer.Serve(listener) }()
 	t.Cleanup(func() {
 		grpcServer.Stop()
-		<-served
+		if err := <-served; err != nil {
+			t.Errorf("Serve() = %v", err)
+		}
 	})
 	cfg := delivery.DefaultConfig()
 	cfg.Addresses = []string{listener.Addr().String()}
@@ -258,10 +261,10 @@ func TestChaos(t *testing.T) {
 	var running sync.WaitGroup
 	for n := range clients {
 		running.Go(func() {
-			id := fmt.Sprint(n)
+			id := strconv.Itoa(n)
 			session := client.Session(sessionInfo(id), func(err delivery.SessionError) { t.Errorf("session error %v", err) })
 			to := &chaosSink{}
-			r := request("app-" + fmt.Sprint(n%3))
+			r := request("app-" + strconv.Itoa(n%3))
 			r.Window.Events = uint32(1 + n)
 			sub, err := session.Open(t.Context(), r, to)
 			if err != nil {

@@ -6,7 +6,6 @@ import (
 
 	"mqtt-integration/libs/grpcclient"
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
-
 	"mqtt-integration/services/mqtt-frontend/internal/event"
 )
 

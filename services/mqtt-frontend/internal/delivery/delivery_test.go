@@ -3,6 +3,7 @@ package delivery_test
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -413,7 +414,7 @@ func TestApplicationsAreSpreadOverStreams(t *testing.T) {
 	}
 	applications, used := map[string]*peer{}, map[*peer]bool{}
 	for i := range 20 {
-		session := client.Session(sessionInfo(fmt.Sprint(i)), nil)
+		session := client.Session(sessionInfo(strconv.Itoa(i)), nil)
 		application := fmt.Sprintf("app-%d", i%10)
 		result := open(t.Context(), session, application, newSink())
 		p, request := next()
@@ -461,7 +462,7 @@ func TestSessionsOfAnInstanceStayThere(t *testing.T) {
 	for i := range 60 {
 		var instances []int
 		for _, c := range []*delivery.Client{client, turned} {
-			result := open(t.Context(), c.Session(sessionInfo(fmt.Sprint(i)), nil), "app", newSink())
+			result := open(t.Context(), c.Session(sessionInfo(strconv.Itoa(i)), nil), "app", newSink())
 			instance, p, attach := next()
 			p.attached(t, attach, eventsv1.AttachStatus_ATTACH_STATUS_OK)
 			p.open(t, 0)

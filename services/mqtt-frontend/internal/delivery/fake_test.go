@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"mqtt-integration/libs/cloudevent"
@@ -77,26 +78,28 @@ func (s *server) Deliver(stream grpc.BidiStreamingServer[eventsv1.DeliverRequest
 	}
 }
 
-func listen(t testing.TB) *server {
+func listen(t *testing.T) *server {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &server{address: listener.Addr().String(), peers: make(chan *peer, 100)}
-	grpcServer := grpc.NewServer()
+	grpcServer := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}))
 	eventsv1.RegisterEventsServiceServer(grpcServer, s)
 	served := make(chan error, 1)
 	go func() { served <- grpcServer.Serve(listener) }()
 	t.Cleanup(func() {
 		grpcServer.Stop()
-		<-served
+		if err := <-served; err != nil {
+			t.Errorf("Serve() = %v", err)
+		}
 	})
 	return s
 }
 
 // accept returns the next stream.
-func (s *server) accept(t testing.TB) *peer {
+func (s *server) accept(t *testing.T) *peer {
 	t.Helper()
 	select {
 	case p := <-s.peers:
@@ -108,7 +111,7 @@ func (s *server) accept(t testing.TB) *peer {
 }
 
 // next returns the next frame.
-func (p *peer) next(t testing.TB) *eventsv1.DeliverRequest {
+func (p *peer) next(t *testing.T) *eventsv1.DeliverRequest {
 	t.Helper()
 	select {
 	case request, ok := <-p.requests:
@@ -123,7 +126,7 @@ func (p *peer) next(t testing.TB) *eventsv1.DeliverRequest {
 }
 
 // closed waits until the client sends nothing more, and returns what came before.
-func (p *peer) closed(t testing.TB) []*eventsv1.DeliverRequest {
+func (p *peer) closed(t *testing.T) []*eventsv1.DeliverRequest {
 	t.Helper()
 	var rest []*eventsv1.DeliverRequest
 	for {
@@ -139,7 +142,7 @@ func (p *peer) closed(t testing.TB) []*eventsv1.DeliverRequest {
 	}
 }
 
-func (p *peer) quiet(t testing.TB) {
+func (p *peer) quiet(t *testing.T) {
 	t.Helper()
 	select {
 	case request := <-p.requests:
@@ -148,7 +151,7 @@ func (p *peer) quiet(t testing.TB) {
 	}
 }
 
-func (p *peer) send(t testing.TB, response *eventsv1.DeliverResponse) {
+func (p *peer) send(t *testing.T, response *eventsv1.DeliverResponse) {
 	t.Helper()
 	if err := p.stream.Send(response); err != nil {
 		t.Fatalf("send: %v", err)
@@ -158,7 +161,7 @@ func (p *peer) send(t testing.TB, response *eventsv1.DeliverResponse) {
 func (p *peer) breakOff() { p.end <- status.Error(codes.Unavailable, "broken by the test") }
 
 // attach expects Attach, and answers it.
-func (p *peer) attach(t testing.TB, outcome eventsv1.AttachStatus) *eventsv1.Attach {
+func (p *peer) attach(t *testing.T, outcome eventsv1.AttachStatus) *eventsv1.Attach {
 	t.Helper()
 	attach := p.next(t).GetAttach()
 	if attach == nil {
@@ -168,27 +171,27 @@ func (p *peer) attach(t testing.TB, outcome eventsv1.AttachStatus) *eventsv1.Att
 	return attach
 }
 
-func (p *peer) attached(t testing.TB, attach *eventsv1.Attach, outcome eventsv1.AttachStatus) {
+func (p *peer) attached(t *testing.T, attach *eventsv1.Attach, outcome eventsv1.AttachStatus) {
 	t.Helper()
 	p.send(t, &eventsv1.DeliverResponse{Frame: &eventsv1.DeliverResponse_Attached{
 		Attached: &eventsv1.Attached{Session: attach.GetSession(), Status: outcome, Message: "because"},
 	}})
 }
 
-func (p *peer) attachOK(t testing.TB) *eventsv1.Attach {
+func (p *peer) attachOK(t *testing.T) *eventsv1.Attach {
 	t.Helper()
 	return p.attach(t, eventsv1.AttachStatus_ATTACH_STATUS_OK)
 }
 
 // open expects Open, and answers it with the next offsets of partitions 0 and up.
-func (p *peer) open(t testing.TB, offsets ...int64) *eventsv1.Open {
+func (p *peer) open(t *testing.T, offsets ...int64) *eventsv1.Open {
 	t.Helper()
 	open := p.wantOpen(t)
 	p.opened(t, open.GetSubscription(), offsets...)
 	return open
 }
 
-func (p *peer) wantOpen(t testing.TB) *eventsv1.Open {
+func (p *peer) wantOpen(t *testing.T) *eventsv1.Open {
 	t.Helper()
 	open := p.next(t).GetOpen()
 	if open == nil {
@@ -197,7 +200,7 @@ func (p *peer) wantOpen(t testing.TB) *eventsv1.Open {
 	return open
 }
 
-func (p *peer) opened(t testing.TB, handle uint64, offsets ...int64) {
+func (p *peer) opened(t *testing.T, handle uint64, offsets ...int64) {
 	t.Helper()
 	opened := &eventsv1.Opened{Subscription: handle}
 	for i, offset := range offsets {
@@ -206,7 +209,7 @@ func (p *peer) opened(t testing.TB, handle uint64, offsets ...int64) {
 	p.send(t, &eventsv1.DeliverResponse{Frame: &eventsv1.DeliverResponse_Opened{Opened: opened}})
 }
 
-func (p *peer) refuse(t testing.TB, handle uint64, reason eventsv1.SubscriptionErrorReason) {
+func (p *peer) refuse(t *testing.T, handle uint64, reason eventsv1.SubscriptionErrorReason) {
 	t.Helper()
 	p.send(t, &eventsv1.DeliverResponse{Frame: &eventsv1.DeliverResponse_SubscriptionError{
 		SubscriptionError: &eventsv1.SubscriptionError{Subscription: handle, Reason: reason, Message: "because"},
@@ -214,7 +217,7 @@ func (p *peer) refuse(t testing.TB, handle uint64, reason eventsv1.SubscriptionE
 }
 
 // close expects Close, and answers it.
-func (p *peer) close(t testing.TB) *eventsv1.Close {
+func (p *peer) close(t *testing.T) *eventsv1.Close {
 	t.Helper()
 	closing := p.next(t).GetClose()
 	if closing == nil {
@@ -227,7 +230,7 @@ func (p *peer) close(t testing.TB) *eventsv1.Close {
 }
 
 // acks expects Acknowledge and returns what it says as "handle/partition:first-last".
-func (p *peer) acks(t testing.TB) string {
+func (p *peer) acks(t *testing.T) string {
 	t.Helper()
 	request := p.next(t)
 	if request.GetAcknowledge() == nil {
@@ -300,7 +303,7 @@ func (s *sink) Skipped(partition int32, count int64) {
 }
 func (s *sink) Failed(err *delivery.OpenError) { s.got <- "failed " + err.Reason.String() }
 
-func (s *sink) want(t testing.TB, want string) {
+func (s *sink) want(t *testing.T, want string) {
 	t.Helper()
 	select {
 	case got := <-s.got:
@@ -312,7 +315,7 @@ func (s *sink) want(t testing.TB, want string) {
 	}
 }
 
-func (s *sink) wantNothing(t testing.TB) {
+func (s *sink) wantNothing(t *testing.T) {
 	t.Helper()
 	select {
 	case got := <-s.got:
@@ -332,7 +335,7 @@ func config(servers ...*server) delivery.Config {
 }
 
 // start runs a client until the test ends, or until stop is called.
-func start(t testing.TB, cfg delivery.Config) (client *delivery.Client, stop func()) {
+func start(t *testing.T, cfg delivery.Config) (client *delivery.Client, stop func()) {
 	t.Helper()
 	client, err := delivery.New(cfg, "frontend", daemon.NewEnv(nil))
 	if err != nil {
@@ -377,7 +380,7 @@ func open(ctx context.Context, session *delivery.Session, application string, to
 	return result
 }
 
-func wantOpened(t testing.TB, result <-chan opening) *delivery.Subscription {
+func wantOpened(t *testing.T, result <-chan opening) *delivery.Subscription {
 	t.Helper()
 	select {
 	case o := <-result:
@@ -391,7 +394,7 @@ func wantOpened(t testing.TB, result <-chan opening) *delivery.Subscription {
 	}
 }
 
-func wantError(t testing.TB, result <-chan opening, want eventsv1.SubscriptionErrorReason) {
+func wantError(t *testing.T, result <-chan opening, want eventsv1.SubscriptionErrorReason) {
 	t.Helper()
 	select {
 	case o := <-result:
@@ -406,7 +409,7 @@ func wantError(t testing.TB, result <-chan opening, want eventsv1.SubscriptionEr
 
 // one opens one subscription of one session, at offset 5 of partition 0 and
 // offset 0 of partition 1.
-func one(t testing.TB) (s *server, p *peer, session *delivery.Session, sub *delivery.Subscription, to *sink, handle uint64) {
+func one(t *testing.T) (s *server, p *peer, session *delivery.Session, sub *delivery.Subscription, to *sink, handle uint64) {
 	t.Helper()
 	s = listen(t)
 	client, _ := start(t, config(s))

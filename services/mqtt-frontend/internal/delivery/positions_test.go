@@ -3,6 +3,7 @@ package delivery_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,7 +60,7 @@ func TestPositions(t *testing.T) {
 }
 
 func describe(p *eventsv1.ResumePosition) string {
-	all := []string{fmt.Sprint(p.GetNextOffset())}
+	all := []string{strconv.FormatInt(p.GetNextOffset(), 10)}
 	for _, r := range p.GetUnacknowledged() {
 		all = append(all, fmt.Sprintf("%d-%d", r.GetFirst(), r.GetLast()))
 	}

@@ -199,7 +199,7 @@ func (l *lane) onSubscriptionError(on *link, frame *eventsv1.SubscriptionError) 
 	}
 	err := &OpenError{Reason: frame.GetReason(), Message: frame.GetMessage()}
 	moved := err.Reason == eventsv1.SubscriptionErrorReason_SUBSCRIPTION_ERROR_REASON_MOVED || l.link != on
-	if !moved && !(sub.isPositioned() && retries(err.Reason)) {
+	if again := moved || sub.isPositioned() && retries(err.Reason); !again {
 		return l.fail(sub, err)
 	}
 	on.subs.remove(frame.GetSubscription())
@@ -346,8 +346,8 @@ func (g *grouping) group(deliveries []*eventsv1.Delivery) {
 			if sub == nil {
 				continue // closed meanwhile
 			}
-			n := int32(len(g.chains))                          //nolint:gosec // bounded by the size of a frame
-			g.chains = append(g.chains, chained{int32(i), -1}) //nolint:gosec // bounded by the size of a frame
+			n := int32(len(g.chains)) //nolint:gosec // bounded by the size of a frame
+			g.chains = append(g.chains, chained{int32(i), -1})
 			if sub.frame == l.frame {
 				g.chains[sub.last].next = n
 			} else {
