@@ -204,7 +204,8 @@ func (c *Conn) checkKeepAlive() {
 // disconnected takes the client's DISCONNECT and returns what the library gets.
 func (c *Conn) disconnected(pk packets.Packet) packets.Packet {
 	d := &Disconnect{
-		Code: Code(pk.ReasonCode), SessionExpiry: pk.Properties.SessionExpiryInterval,
+		// The library does not look at a reason code without properties.
+		Code: c.checked.code, SessionExpiry: pk.Properties.SessionExpiryInterval,
 		HasSessionExpiry: pk.Properties.SessionExpiryIntervalFlag,
 	}
 	if d.SessionExpiry > 0 && c.connect.SessionExpiry == 0 { // [MQTT-3.14.2-2]
