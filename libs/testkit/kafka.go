@@ -3,6 +3,7 @@ package testkit
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -91,8 +92,9 @@ func Sarama() *sarama.Config {
 	return cfg
 }
 
-// CreateTopic creates a topic and waits until every partition has a leader. A
-// topic that exists already is an error: use UniqueName.
+// CreateTopic creates a topic and waits until every partition can be used: a
+// real Kafka announces leaders before they have opened their logs. A topic that
+// exists already is an error: use UniqueName.
 func CreateTopic(tb testing.TB, brokers []string, topic string, partitions int32) {
 	tb.Helper()
 	admin := newAdmin(tb, brokers)
@@ -100,29 +102,38 @@ func CreateTopic(tb testing.TB, brokers []string, topic string, partitions int32
 	if err := admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: partitions, ReplicationFactor: -1}, false); err != nil {
 		tb.Fatalf("create topic %q: %v", topic, err)
 	}
+	client := newClient(tb, brokers)
+	defer closeClient(tb, client)
 	deadline := time.Now().Add(15 * time.Second)
 	for {
-		found, err := admin.DescribeTopics([]string{topic})
-		if err == nil && len(found) == 1 && allLed(found[0], int(partitions)) {
+		err := usable(client, topic, int(partitions))
+		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {
-			tb.Fatalf("topic %q has no leader for each of its %d partitions after 15 s: %v", topic, partitions, err)
+			tb.Fatalf("topic %q cannot be used after 15 s: %v", topic, err)
 		}
 		pause(tb, 20*time.Millisecond)
 	}
 }
 
-func allLed(topic *sarama.TopicMetadata, partitions int) bool {
-	if topic.Err != sarama.ErrNoError || len(topic.Partitions) != partitions {
-		return false
+func usable(client sarama.Client, topic string, partitions int) error {
+	if err := client.RefreshMetadata(topic); err != nil {
+		return err
 	}
-	for _, p := range topic.Partitions {
-		if p.Err != sarama.ErrNoError || p.Leader < 0 {
-			return false
+	all, err := client.Partitions(topic)
+	if err != nil {
+		return err
+	}
+	if len(all) != partitions {
+		return fmt.Errorf("it has %d partitions, not %d", len(all), partitions)
+	}
+	for _, p := range all {
+		if _, err := client.GetOffset(topic, p, sarama.OffsetNewest); err != nil {
+			return err
 		}
 	}
-	return true
+	return nil
 }
 
 // DeleteTopic deletes a topic. One that does not exist is no error.
