@@ -323,9 +323,10 @@ func (c *Client) fly(ctx context.Context, q *question) (*flight, error) {
 	c.flights[*q] = f
 	// Others may wait for the answer too: it does not end with this caller.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	asked := *q // so that q stays on the stack where the answer is known
 	c.asking.Go(func() {
 		defer cancel()
-		c.ask(ctx, *q, f)
+		c.ask(ctx, asked, f)
 	})
 	return f, nil
 }

@@ -231,7 +231,7 @@ func (s *chaosSink) Failed(*delivery.OpenError) {}
 // order of its partition, and in the end everything is committed.
 func TestChaos(t *testing.T) {
 	t.Parallel()
-	const clients, events = 30, 300
+	const clients, events = 20, 150
 	f := &fanout{breaks: 100, committed: map[string]*[chaosPartitions]int64{}}
 	for i := range f.logs {
 		offset := int64(0)
