@@ -271,21 +271,23 @@ func (s *stream) Done(correlation uint64, outcome producer.Outcome) {
 	if outcome.Status == invalid {
 		result = commandsv1.ResultStatus_RESULT_STATUS_INVALID
 	}
+	s.server.count(s.rpc.Context(), result)
 	s.mu.Lock()
 	span := s.waiting[correlation]
 	delete(s.waiting, correlation)
 	// In one step, or the stream would look idle in between.
 	s.queue(correlation, result, outcome.Message)
 	s.mu.Unlock()
-	s.settle(span, result, outcome.Message)
+	end(span, result, outcome.Message)
 }
 
 // refuse is the result of a command that the stream never took.
 func (s *stream) refuse(span trace.Span, correlation uint64, code commandsv1.ResultStatus, message string) {
+	s.server.count(s.rpc.Context(), code)
 	s.mu.Lock()
 	s.queue(correlation, code, message)
 	s.mu.Unlock()
-	s.settle(span, code, message)
+	end(span, code, message)
 }
 
 // queue needs the lock.
@@ -296,9 +298,8 @@ func (s *stream) queue(correlation uint64, code commandsv1.ResultStatus, message
 	}
 }
 
-// settle ends what was begun for a command.
-func (s *stream) settle(span trace.Span, code commandsv1.ResultStatus, message string) {
-	s.server.count(s.rpc.Context(), code)
+// end ends the span of a command.
+func end(span trace.Span, code commandsv1.ResultStatus, message string) {
 	if code != commandsv1.ResultStatus_RESULT_STATUS_OK {
 		span.SetStatus(otelcodes.Error, message)
 		span.SetAttributes(attribute.String("error.type", outcomeName(code)))
@@ -317,10 +318,10 @@ func (s *stream) startSpan(c *commandsv1.Command) trace.Span {
 		carrier.Set("tracestate", c.GetTracestate())
 		ctx = propagation.TraceContext{}.Extract(ctx, carrier)
 	}
-	ctx, span := s.server.tracer.Start(ctx, "send command", trace.WithSpanKind(trace.SpanKindProducer)) //nolint:spancheck // ended by settle
+	ctx, span := s.server.tracer.Start(ctx, "send command", trace.WithSpanKind(trace.SpanKindProducer)) //nolint:spancheck // ended by end
 	if span.IsRecording() {
 		propagation.TraceContext{}.Inject(ctx, carrier)
 		c.Traceparent, c.Tracestate = carrier.Get("traceparent"), carrier.Get("tracestate")
 	}
-	return span //nolint:spancheck // ended by settle
+	return span //nolint:spancheck // ended by end
 }
