@@ -230,3 +230,24 @@ func TestPortInUse(t *testing.T) {
 		t.Errorf("printed, want %q and the flag:\n%s", want, out)
 	}
 }
+
+func TestConfigurationInREADMEIsValid(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "```yaml\n")
+	yaml, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("README.md has no YAML")
+	}
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if code := cli.Main([]string{"config", "check", "--config", file}, nil, &stdout, &stderr); code != 0 {
+		t.Errorf("exit code %d: %s", code, stderr.Bytes())
+	}
+}
