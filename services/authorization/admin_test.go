@@ -378,8 +378,9 @@ func TestAPIKeys(t *testing.T) {
 
 	theirs := root.createKey(t, &adminv1.CreateApiKeyRequest{})
 	for _, id := range []string{theirs.GetApiKey().GetId(), "unknown"} {
-		if _, err := s.admin.RevokeApiKey(demo.ctx, &adminv1.RevokeApiKeyRequest{Id: id}); status.Code(err) != codes.NotFound {
-			t.Errorf("RevokeApiKey of a key that is not theirs: %v, want NOT_FOUND", err)
+		_, err := s.admin.RevokeApiKey(demo.ctx, &adminv1.RevokeApiKeyRequest{Id: id})
+		if status.Code(err) != codes.NotFound || status.Convert(err).Message() != "no such API key" {
+			t.Errorf("RevokeApiKey of a key that is not theirs: %v, want NOT_FOUND, as for one that is nobody's", err)
 		}
 	}
 	if _, err := s.admin.RevokeApiKey(demo.ctx, &adminv1.RevokeApiKeyRequest{Id: made.GetApiKey().GetId()}); err != nil {

@@ -205,10 +205,12 @@ func (s *Server) statusOf(ctx context.Context, err error) error {
 		{store.ErrApplicationExists, codes.AlreadyExists},
 		{store.ErrOwnsApplications, codes.FailedPrecondition},
 		{store.ErrOwner, codes.FailedPrecondition},
-		{store.ErrTooMany, codes.FailedPrecondition},
+		{store.ErrTooManyKeys, codes.FailedPrecondition},
+		{store.ErrTooManyMembers, codes.FailedPrecondition},
 	} {
 		if errors.Is(err, known.err) {
-			return status.Error(known.code, err.Error())
+			// Not the whole text, which could tell how far a call came.
+			return status.Error(known.code, known.err.Error())
 		}
 	}
 	switch {

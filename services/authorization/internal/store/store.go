@@ -27,8 +27,10 @@ var (
 	ErrOwnsApplications = errors.New("the user owns an application")
 	// ErrOwner means that an application would be left without its owner.
 	ErrOwner = errors.New("an application always has an owner, who can only give it away")
-	// ErrTooMany means that one of MaxKeys and MaxMembers is reached.
-	ErrTooMany = errors.New("too many")
+	// ErrTooManyKeys means that MaxKeys is reached.
+	ErrTooManyKeys = errors.New("the user has too many API keys")
+	// ErrTooManyMembers means that MaxMembers is reached.
+	ErrTooManyMembers = errors.New("the application has too many members")
 )
 
 // Limits of what one list can have, because lists are sent as a whole.

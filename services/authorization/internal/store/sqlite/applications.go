@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"fmt"
 
 	"mqtt-integration/services/authorization/internal/policy"
 	"mqtt-integration/services/authorization/internal/store"
@@ -141,7 +140,7 @@ func (s *Store) TransferOwnership(ctx context.Context, name, owner string) (tran
 }
 
 // SetMember gives a user or everyone a role below owner, in the place of any that
-// it had. ErrApplicationNotFound, ErrUserNotFound, ErrOwner, ErrTooMany.
+// it had. ErrApplicationNotFound, ErrUserNotFound, ErrOwner, ErrTooManyMembers.
 func (s *Store) SetMember(ctx context.Context, name string, member store.Member) error {
 	return s.transact(ctx, "set member", func(t *transaction) error {
 		a, err := scanApplication(t.QueryRowContext(ctx, applicationQuery, name))
@@ -165,7 +164,7 @@ func (s *Store) SetMember(ctx context.Context, name string, member store.Member)
 			return err
 		}
 		if count >= store.MaxMembers {
-			return fmt.Errorf("%w members", store.ErrTooMany)
+			return store.ErrTooManyMembers
 		}
 		return t.changedRows(ctx, store.Change{Principal: p, Application: name}, nil,
 			`INSERT INTO members (application_id, user_id, role) VALUES (?1, ?2, ?3)

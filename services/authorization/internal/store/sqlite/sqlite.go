@@ -302,7 +302,7 @@ func (s *Store) transact(ctx context.Context, op string, f func(*transaction) er
 var domain = []error{
 	store.ErrUserNotFound, store.ErrApplicationNotFound, store.ErrMemberNotFound, store.ErrKeyNotFound,
 	store.ErrUserExists, store.ErrNameTaken, store.ErrApplicationExists, store.ErrOwnsApplications, store.ErrOwner,
-	store.ErrTooMany, context.Canceled, context.DeadlineExceeded,
+	store.ErrTooManyKeys, store.ErrTooManyMembers, context.Canceled, context.DeadlineExceeded,
 }
 
 func failed(op string, err error) error {

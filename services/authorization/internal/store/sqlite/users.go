@@ -128,7 +128,7 @@ func (s *Store) DeleteUser(ctx context.Context, name string) error {
 	})
 }
 
-// CreateKey stores a key for the user that it names. ErrUserNotFound, ErrTooMany.
+// CreateKey stores a key for the user that it names. ErrUserNotFound, ErrTooManyKeys.
 func (s *Store) CreateKey(ctx context.Context, key store.Key, hash [32]byte) (created store.Key, err error) {
 	key.CreateTime = timeOf(micros(s.cfg.Now()))
 	key.ExpireTime = timeOf(micros(key.ExpireTime))
@@ -147,7 +147,7 @@ func (s *Store) CreateKey(ctx context.Context, key store.Key, hash [32]byte) (cr
 			return err
 		}
 		if count >= store.MaxKeys {
-			return fmt.Errorf("%w API keys", store.ErrTooMany)
+			return store.ErrTooManyKeys
 		}
 		_, err = t.ExecContext(ctx,
 			`INSERT INTO api_keys (id, user_id, hash, description, scopes, applications, create_time, expire_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
