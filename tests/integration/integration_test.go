@@ -52,7 +52,9 @@ type dial struct {
 	id         string
 	keep       bool // Clean Start 0
 	properties rawmqtt.Properties
-	user       system.User
+	// user may have a key, or a token as its name and no key. The zero value is
+	// anonymous.
+	user system.User
 }
 
 func connect(t testing.TB, s *system.System, d dial) *client {
@@ -71,7 +73,10 @@ func connect(t testing.TB, s *system.System, d dial) *client {
 	c := &client{Client: raw, t: t, id: d.id, user: d.user}
 	packet := rawmqtt.Connect{ClientID: d.id, CleanStart: !d.keep, Properties: d.properties}
 	if d.user.Name != "" {
-		packet.Username, packet.Password = &d.user.Name, &d.user.Key
+		packet.Username = &d.user.Name
+	}
+	if d.user.Key != "" {
+		packet.Password = &d.user.Key
 	}
 	c.connack = c.exchange(packet, rawmqtt.CONNACK)
 	if c.connack.Code != 0 {

@@ -123,7 +123,8 @@ type message struct {
 }
 
 var (
-	_ binding.Message = (*message)(nil)
+	_ binding.Message               = (*message)(nil)
+	_ binding.MessageMetadataReader = (*message)(nil)
 
 	specs = spec.WithPrefix("")
 )
@@ -177,5 +178,19 @@ func (m *message) ReadBinary(_ context.Context, w binding.BinaryWriter) error {
 	}
 	return w.SetData(io.Reader(bytes.NewReader(m.Payload)))
 }
+
+func (m *message) GetAttribute(k spec.Kind) (spec.Attribute, any) {
+	a := m.version.AttributeFromKind(k)
+	switch {
+	case a == nil:
+		return nil, nil
+	case k == spec.DataContentType:
+		return a, m.ContentType
+	default:
+		return a, m.properties[a.Name()]
+	}
+}
+
+func (m *message) GetExtension(name string) any { return m.properties[name] }
 
 func (m *message) Finish(error) error { return nil }

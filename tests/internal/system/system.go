@@ -196,7 +196,12 @@ func (s *System) CreateApplication(tb testing.TB, partitions int32) Application 
 // partitions there is no topic.
 func (s *System) CreateApplicationOf(tb testing.TB, owner User, partitions int32) Application {
 	tb.Helper()
-	name := testkit.UniqueName(tb)
+	return s.CreateNamedApplication(tb, owner, testkit.UniqueName(tb), partitions)
+}
+
+// CreateNamedApplication is CreateApplicationOf for a name that counts.
+func (s *System) CreateNamedApplication(tb testing.TB, owner User, name string, partitions int32) Application {
+	tb.Helper()
 	administer(tb, s, s.Admin.CreateApplication, &adminv1.CreateApplicationRequest{Name: name, Owner: owner.Name})
 	topic := naming.EventsTopic(name)
 	if partitions > 0 {
