@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"mqtt-integration/services/mqtt-frontend/internal/mqtttest"
 )
 
 // packet is a fixed header for a body.
@@ -360,18 +362,17 @@ func FuzzConversation(f *testing.F) {
 		}
 		var all strings.Builder
 		for _, p := range list {
-			f.Add(level, []byte(good+p.packet))
+			f.Add([]byte(good + p.packet))
 			if p.want == goesOn {
 				all.WriteString(p.packet)
 			}
 		}
-		f.Add(level, []byte(good+all.String()))
+		f.Add([]byte(good + all.String()))
 	}
 	s := newServer(f)
-	f.Fuzz(func(t *testing.T, level byte, input []byte) {
-		level = 4 + level&1
+	f.Fuzz(func(t *testing.T, input []byte) {
 		s.t = t
-		c := s.dial(level)
+		c := s.dial(mqtttest.AnyLevel)
 		go func() {
 			_ = c.TrySend(input)
 			_ = c.Conn.Close()
