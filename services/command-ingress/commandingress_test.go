@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"mqtt-integration/libs/config"
@@ -179,9 +178,9 @@ func TestCommandsArriveToTheLetter(t *testing.T) {
 	s.ready(t, true)
 	st := s.open(t)
 	c := command(1, "sensor/1 ü")
-	c.ContentType, c.Payload = proto.String("text/plain"), []byte("on\x00\xff")
+	c.ContentType, c.Payload = new("text/plain"), []byte("on\x00\xff")
 	c.AuthType, c.AuthId = "user", "dev/3f1c"
-	c.ResponseTopic, c.CorrelationData = proto.String("reply"), []byte{0, 0xff}
+	c.ResponseTopic, c.CorrelationData = new("reply"), []byte{0, 0xff}
 	c.UserProperties = []*commandsv1.UserProperty{{Name: "ce_id", Value: "forged"}}
 	c.Traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	st.send(c)
@@ -196,7 +195,7 @@ func TestCommandsArriveToTheLetter(t *testing.T) {
 	const key = "example%2Dapp/sensor%2F1%20%C3%BC"
 	want := testkit.Record{
 		Key: []byte(key), Value: []byte("on\x00\xff"),
-		Headers: append(testkit.Headers(
+		Headers: testkit.Headers(
 			"ce_specversion", "1.0",
 			"ce_id", "019e0a3c-0000-7000-8000-000000000001",
 			"ce_source", "drogue://"+key,
@@ -215,7 +214,7 @@ func TestCommandsArriveToTheLetter(t *testing.T) {
 			"mqtt_response_topic", "reply",
 			"mqtt_correlation_data", "\x00\xff",
 			"mqtt_user_ce_id", "forged",
-		)),
+		),
 		Topic: topic, Partition: int32(crc32.ChecksumIEEE([]byte(key)) % 7),
 	}
 	got := records[0]

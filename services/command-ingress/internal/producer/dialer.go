@@ -28,7 +28,7 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	if d.isCut() {
 		return nil, net.ErrClosed
 	}
-	c, err := d.dialer.Dial(network, address) //nolint:noctx // sarama has none; the timeout bounds it
+	c, err := d.dialer.Dial(network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -29,9 +29,9 @@ func (f *failure) Error() string {
 func (f *failure) Unwrap() error { return f.cause }
 
 var (
-	notConnected = &failure{public: "Kafka has not been reached yet"}
-	stalled      = &failure{public: "Kafka does not answer"}
-	stopping     = &failure{public: "command-ingress is stopping", permanent: true}
+	errNotConnected = &failure{public: "Kafka has not been reached yet"}
+	errStalled      = &failure{public: "Kafka does not answer"}
+	errStopping     = &failure{public: "command-ingress is stopping", permanent: true}
 )
 
 // errLimits ends a session in order: the next one has the new limits.

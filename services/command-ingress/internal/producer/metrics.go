@@ -53,15 +53,15 @@ func newInstruments(provider metric.MeterProvider, p *Producer) (*instruments, e
 }
 
 // sent records what became of an accepted record, and how long that took.
-func (m *instruments) sent(status Status, took time.Duration) {
+func (m *instruments) sent(ctx context.Context, status Status, took time.Duration) {
 	attributes := []attribute.KeyValue{semconv.MessagingDestinationName(m.topic)}
 	if status != Written {
 		attributes = append(attributes, semconv.ErrorTypeKey.String(status.String()))
 	}
-	m.duration.Record(context.Background(), took.Seconds(), "send", messagingconv.SystemKafka, attributes...)
+	m.duration.Record(ctx, took.Seconds(), "send", messagingconv.SystemKafka, attributes...)
 }
 
 // late records what became of a record after its deadline.
-func (m *instruments) late(status Status) {
-	m.tooLate.Add(context.Background(), 1, metric.WithAttributes(attribute.String("outcome", status.String())))
+func (m *instruments) late(ctx context.Context, status Status) {
+	m.tooLate.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", status.String())))
 }

@@ -1,6 +1,7 @@
 package producer
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -42,15 +43,15 @@ type Config struct {
 type Status uint8
 
 const (
-	// Written: Kafka has it.
+	// Written means that Kafka has it.
 	Written Status = iota
-	// Unavailable: Kafka does not have it and cannot be reached or will not take it now.
+	// Unavailable means that Kafka does not have it and cannot be reached or will not take it now.
 	Unavailable
-	// Unknown: it may or may not be in Kafka.
+	// Unknown means that it may or may not be in Kafka.
 	Unknown
-	// Exhausted: too much is on its way already. Kafka does not have it.
+	// Exhausted means that too much is on its way already. Kafka does not have it.
 	Exhausted
-	// TooLarge: Kafka takes no record of this size.
+	// TooLarge means that Kafka takes no record of this size.
 	TooLarge
 )
 
@@ -124,9 +125,9 @@ func New(cfg Config, env daemon.Env) (*Producer, error) {
 	p := &Producer{
 		cfg: cfg, logger: env.Logger, check: env.Health.Register("kafka topic " + cfg.Topic),
 		wake: make(chan struct{}, 1), changed: make(chan struct{}),
-		down: notConnected, downSince: time.Now(),
+		down: errNotConnected, downSince: time.Now(),
 	}
-	p.check.Set(notConnected)
+	p.check.Set(errNotConnected)
 	var err error
 	p.metrics, err = newInstruments(env.Meter, p)
 	if err != nil {
@@ -154,7 +155,7 @@ func (p *Producer) Submit(r record.Record, correlation uint64, sink Sink) (outco
 func (p *Producer) admit(it *item, now time.Time) (Outcome, bool) {
 	switch {
 	case p.closed:
-		return Outcome{Unavailable, "command-ingress is stopping"}, false
+		return Outcome{Unavailable, errStopping.public}, false
 	case p.maxMessage > 0 && it.recordBytes > maxRecordBytes(p.maxMessage, p.cfg.MaxRecordBytes),
 		p.maxMessage > 0 && it.message.ByteSize(2) > p.maxMessage-batchOverhead:
 		return Outcome{TooLarge, fmt.Sprintf("command of %d bytes is larger than Kafka takes (%d bytes)",
@@ -259,7 +260,7 @@ func (p *Producer) release(it *item) {
 }
 
 // complete is called when sarama lets go of a record.
-func (p *Producer) complete(it *item, outcome Outcome, now time.Time) {
+func (p *Producer) complete(ctx context.Context, it *item, outcome Outcome, now time.Time) {
 	p.mu.Lock()
 	p.inSarama--
 	p.release(it)
@@ -274,14 +275,14 @@ func (p *Producer) complete(it *item, outcome Outcome, now time.Time) {
 	p.mu.Unlock()
 	p.signal()
 	if late {
-		p.metrics.late(outcome.Status)
+		p.metrics.late(ctx, outcome.Status)
 		return
 	}
-	p.deliver(it, outcome, now)
+	p.deliver(ctx, it, outcome, now)
 }
 
-func (p *Producer) deliver(it *item, outcome Outcome, now time.Time) {
-	p.metrics.sent(outcome.Status, now.Sub(it.accepted))
+func (p *Producer) deliver(ctx context.Context, it *item, outcome Outcome, now time.Time) {
+	p.metrics.sent(ctx, outcome.Status, now.Sub(it.accepted))
 	it.sink.Done(it.correlation, outcome)
 }
 
@@ -294,7 +295,7 @@ func (p *Producer) silentSince(t time.Time) bool {
 
 // expire gives records their outcome whose deadline is near, and says whether
 // sarama has one that is late while nothing else gets through either.
-func (p *Producer) expire(now time.Time) (stalled bool) {
+func (p *Producer) expire(ctx context.Context, now time.Time) (stalled bool) {
 	var unavailable, unknown []*item
 	p.mu.Lock()
 	reason := "Kafka did not take the command in time"
@@ -315,10 +316,10 @@ func (p *Producer) expire(now time.Time) (stalled bool) {
 	}
 	p.mu.Unlock()
 	for _, it := range unavailable {
-		p.deliver(it, Outcome{Unavailable, reason}, now)
+		p.deliver(ctx, it, Outcome{Unavailable, reason}, now)
 	}
 	for _, it := range unknown {
-		p.deliver(it, Outcome{Unknown, "Kafka did not answer in time, outcome unknown"}, now)
+		p.deliver(ctx, it, Outcome{Unknown, "Kafka did not answer in time, outcome unknown"}, now)
 	}
 	return stalled
 }
@@ -327,7 +328,7 @@ func (p *Producer) expire(now time.Time) (stalled bool) {
 func (p *Producer) tick() time.Duration { return p.cfg.DeliveryTimeout / 32 }
 
 // refuseAll ends what is still pending, when nothing is going to write it any more.
-func (p *Producer) refuseAll() {
+func (p *Producer) refuseAll(ctx context.Context) {
 	p.mu.Lock()
 	p.closed = true
 	var refused []*item
@@ -339,7 +340,7 @@ func (p *Producer) refuseAll() {
 	}
 	p.mu.Unlock()
 	for _, it := range refused {
-		p.deliver(it, Outcome{Unavailable, "command-ingress is stopping"}, time.Now())
+		p.deliver(ctx, it, Outcome{Unavailable, errStopping.public}, time.Now())
 	}
 }
 
@@ -362,4 +363,3 @@ func (p *Producer) idle() bool {
 	records, _ := p.load()
 	return records == 0
 }
-

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -118,7 +119,7 @@ func (o *outcomes) submit(t *testing.T, p *running, first, n uint64, key string)
 		o.mu.Lock()
 		o.sent[i] = time.Now()
 		o.mu.Unlock()
-		if outcome, accepted := p.Submit(newRecord(key, fmt.Sprint(i)), i, o); !accepted {
+		if outcome, accepted := p.Submit(newRecord(key, strconv.FormatUint(i, 10)), i, o); !accepted {
 			t.Fatalf("Submit(%d) = %+v, want it accepted", i, outcome)
 		}
 	}
@@ -230,7 +231,7 @@ func TestOutageRefusesInTimeAndEnds(t *testing.T) {
 				o.mu.Lock()
 				o.sent[1000+i] = time.Now()
 				o.mu.Unlock()
-				outcome, accepted := p.Submit(newRecord("a", fmt.Sprint(1000+i)), 1000+i, o)
+				outcome, accepted := p.Submit(newRecord("a", strconv.FormatUint(1000+i, 10)), 1000+i, o)
 				if !accepted {
 					refused++
 					if outcome.Status != producer.Unavailable || outcome.Message == "" {

@@ -24,7 +24,7 @@ func (p *Producer) Run(ctx context.Context) error {
 	watch.Go(func() { p.watchDeadlines(deadlines, late) })
 	defer watch.Wait()
 	defer stop()
-	defer p.refuseAll()
+	defer p.refuseAll(ctx)
 
 	for pause := minPause; ; {
 		s, err := p.connect(ctx)
@@ -36,7 +36,7 @@ func (p *Producer) Run(ctx context.Context) error {
 		case errors.Is(err, errStuck):
 			return err
 		case ctx.Err() != nil:
-			p.setDown(stopping)
+			p.setDown(errStopping)
 			return nil
 		case errors.Is(err, errLimits):
 			continue
@@ -59,7 +59,7 @@ func (p *Producer) watchDeadlines(ctx context.Context, late chan<- struct{}) {
 	for {
 		select {
 		case now := <-ticker.C:
-			if p.expire(now) {
+			if p.expire(ctx, now) {
 				select {
 				case late <- struct{}{}:
 				default:
@@ -91,13 +91,13 @@ func (p *Producer) write(ctx context.Context, s *session, late <-chan struct{}) 
 	collected := make(chan struct{})
 	go func() {
 		defer close(collected)
-		s.collect(p)
+		s.collect(ctx, p)
 	}()
 
 	var err error
 	select {
 	case <-late:
-		err = stalled
+		err = errStalled
 	case err = <-s.failed:
 	case <-ctx.Done():
 		err = p.drain(s, late)
@@ -131,7 +131,7 @@ func (p *Producer) drain(s *session, late <-chan struct{}) error {
 		select {
 		case <-ticker.C:
 		case <-late:
-			return stalled
+			return errStalled
 		case err := <-s.failed:
 			return err
 		}

@@ -34,7 +34,7 @@ func (p *Producer) connect(ctx context.Context) (*session, error) {
 	}
 	abort := context.AfterFunc(ctx, s.dialer.cut)
 	defer abort()
-	if err := s.open(p); err != nil {
+	if err := s.open(ctx, p); err != nil {
 		s.cut()
 		s.closeClients()
 		return nil, err
@@ -49,7 +49,7 @@ func (p *Producer) connect(ctx context.Context) (*session, error) {
 
 // open makes the clients. Admin and producer have one each, so that neither waits
 // for an answer to the other.
-func (s *session) open(p *Producer) error {
+func (s *session) open(ctx context.Context, p *Producer) error {
 	cfg, err := p.saramaConfig(s.dialer)
 	if err != nil {
 		return err
@@ -57,7 +57,7 @@ func (s *session) open(p *Producer) error {
 	if err := s.openAdmin(p, *cfg); err != nil {
 		return err
 	}
-	if err := s.ensureTopic(p); err != nil {
+	if err := s.ensureTopic(ctx, p); err != nil {
 		return err
 	}
 	limit, err := s.maxMessageBytes(p.cfg.Topic)
@@ -178,7 +178,7 @@ func (s *session) feed(p *Producer) {
 }
 
 // collect takes what sarama lets go of, until it has let go of everything.
-func (s *session) collect(p *Producer) {
+func (s *session) collect(ctx context.Context, p *Producer) {
 	successes, failures := s.producer.Successes(), s.producer.Errors()
 	for successes != nil || failures != nil {
 		select {
@@ -187,7 +187,7 @@ func (s *session) collect(p *Producer) {
 				successes = nil
 				continue
 			}
-			p.complete(m.Metadata.(*item), Outcome{}, time.Now()) //nolint:errcheck,forcetypeassert // nobody else writes
+			p.complete(ctx, m.Metadata.(*item), Outcome{}, time.Now()) //nolint:errcheck,forcetypeassert // nobody else writes
 		case e, ok := <-failures:
 			if !ok {
 				failures = nil
@@ -198,7 +198,7 @@ func (s *session) collect(p *Producer) {
 			if endsSession && p.silentSince(it.sentAt) {
 				s.fail(explain(p.cfg.Topic, "write", e.Err))
 			}
-			p.complete(it, outcome, time.Now())
+			p.complete(ctx, it, outcome, time.Now())
 		}
 	}
 }
@@ -218,7 +218,7 @@ func (s *session) check(ctx context.Context, p *Producer) {
 		}
 		limit, err := s.maxMessageBytes(p.cfg.Topic)
 		if err == nil {
-			err = s.ensureTopic(p)
+			err = s.ensureTopic(ctx, p)
 		}
 		switch {
 		case s.dialer.isCut():

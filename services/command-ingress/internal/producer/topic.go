@@ -1,6 +1,7 @@
 package producer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,7 +30,7 @@ func maxRecordBytes(maxMessage, limit int) int {
 
 // ensureTopic makes sure that the topic exists, and creates it where that is
 // configured.
-func (s *session) ensureTopic(p *Producer) error {
+func (s *session) ensureTopic(ctx context.Context, p *Producer) error {
 	topic := p.cfg.Topic
 	found, err := s.admin.DescribeTopics([]string{topic})
 	if err != nil {
@@ -52,32 +53,37 @@ func (s *session) ensureTopic(p *Producer) error {
 	if err := s.admin.CreateTopic(topic, detail, false); err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) {
 		return &failure{public: "Kafka has no topic " + topic, cause: fmt.Errorf("create topic: %w", err)}
 	}
-	s.logger.Info("kafka topic created", slog.String("kafka_topic", topic), slog.Int("partitions", int(p.cfg.CreatePartitions))) //nolint:sloglint // at start-up, without a context
+	s.logger.InfoContext(ctx, "kafka topic created", slog.String("kafka_topic", topic), slog.Int("partitions", int(p.cfg.CreatePartitions)))
 	return nil
 }
 
 // maxMessageBytes is max.message.bytes of the topic, which has the broker's value
 // when it has none of its own.
 func (s *session) maxMessageBytes(topic string) (int, error) {
-	entries, err := s.admin.DescribeConfig(sarama.ConfigResource{
-		Type: sarama.TopicResource, Name: topic, ConfigNames: []string{"max.message.bytes"},
-	})
-	var refused *sarama.DescribeConfigError
-	switch {
-	case errors.As(err, &refused) && errors.Is(refused.Err, sarama.ErrTopicAuthorizationFailed):
-		return defaultMaxMessage, nil
-	case errors.As(err, &refused):
-		return 0, explain(topic, "describe configuration of topic", refused.Err)
-	case err != nil:
-		return 0, explain(topic, "describe configuration of topic", err)
+	const doing = "describe configuration of topic"
+	results, err := s.admin.DescribeConfigs([]*sarama.ConfigResource{
+		{Type: sarama.TopicResource, Name: topic, ConfigNames: []string{"max.message.bytes"}},
+	}, sarama.DescribeConfigsOptions{})
+	if err != nil {
+		return 0, explain(topic, doing, err)
 	}
-	for _, e := range entries {
+	if len(results) != 1 {
+		return 0, explain(topic, doing, fmt.Errorf("%d resources in the answer", len(results)))
+	}
+	switch code := results[0].ErrorCode; code {
+	case sarama.ErrNoError:
+	case sarama.ErrTopicAuthorizationFailed:
+		return defaultMaxMessage, nil
+	default:
+		return 0, explain(topic, doing, code)
+	}
+	for _, e := range results[0].Configs {
 		if e.Name != "max.message.bytes" {
 			continue
 		}
 		n, err := strconv.Atoi(e.Value)
 		if err != nil || n < 2*recordOverhead {
-			return 0, explain(topic, "describe configuration of topic", fmt.Errorf("max.message.bytes is %q", e.Value))
+			return 0, explain(topic, doing, fmt.Errorf("max.message.bytes is %q", e.Value))
 		}
 		return n, nil
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"mqtt-integration/libs/cloudevent"
@@ -32,14 +31,20 @@ func minimal() *commandsv1.Command {
 func full() *commandsv1.Command {
 	c := minimal()
 	c.Application, c.Device, c.Command = "Grüße.app", "sensor/1 ü", "set/temp"
-	c.ContentType = proto.String("text/plain; charset=utf-8")
+	c.ContentType = new("text/plain; charset=utf-8")
 	c.Payload = []byte("on\x00\xff")
 	c.AuthType, c.AuthId = "api_key", "dev/3f1c"
 	c.ExpireTime = timestamppb.New(at.Add(time.Minute))
-	c.ResponseTopic, c.CorrelationData = proto.String("reply/to/me"), []byte{0, 1, 0xff}
+	c.ResponseTopic, c.CorrelationData = new("reply/to/me"), []byte{0, 1, 0xff}
 	c.UserProperties = []*commandsv1.UserProperty{
-		{Name: "a", Value: "1"}, {Name: "a", Value: "2"}, {Name: "ce_source", Value: "forged"}, {Name: "", Value: "no name"},
-		{Name: "traceparent", Value: "x"}, {Name: "tracestate", Value: "x"}, {Name: "baggage", Value: "x"}, {Name: "Content-Type", Value: "x"},
+		{Name: "a", Value: "1"},
+		{Name: "a", Value: "2"},
+		{Name: "ce_source", Value: "forged"},
+		{Name: "", Value: "no name"},
+		{Name: "traceparent", Value: "x"},
+		{Name: "tracestate", Value: "x"},
+		{Name: "baggage", Value: "x"},
+		{Name: "Content-Type", Value: "x"},
 	}
 	c.Traceparent, c.Tracestate = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "a=b"
 	c.Duplicate = true
@@ -127,17 +132,17 @@ func TestContentType(t *testing.T) {
 		payload string
 		want    string
 	}{
-		{"given", proto.String("image/png"), "{}", "image/png"},
-		{"given, to the letter", proto.String("Text/Plain;charset=UTF-8 "), "{}", "Text/Plain;charset=UTF-8 "},
+		{"given", new("image/png"), "{}", "image/png"},
+		{"given, to the letter", new("Text/Plain;charset=UTF-8 "), "{}", "Text/Plain;charset=UTF-8 "},
 		{"none, JSON", nil, ` {"a": 1.0} `, "application/json"},
 		{"none, JSON scalar", nil, `21.5`, "application/json"},
 		{"none, text", nil, "on", "application/octet-stream"},
 		{"none, empty", nil, "", "application/octet-stream"},
 		{"none, JSON that is not UTF-8", nil, "\"\xff\"", "application/octet-stream"},
-		{"empty counts as none", proto.String(""), "{}", "application/json"},
-		{"a structured event would speak for itself", proto.String("application/cloudevents+json"), `{"specversion":"1.0"}`, "application/json"},
-		{"in any spelling", proto.String(" Application/CloudEvents+JSON; charset=utf-8"), "x", "application/octet-stream"},
-		{"and as a batch", proto.String("application/cloudevents-batch+json"), "[]", "application/json"},
+		{"empty counts as none", new(""), "{}", "application/json"},
+		{"a structured event would speak for itself", new("application/cloudevents+json"), `{"specversion":"1.0"}`, "application/json"},
+		{"in any spelling", new(" Application/CloudEvents+JSON; charset=utf-8"), "x", "application/octet-stream"},
+		{"and as a batch", new("application/cloudevents-batch+json"), "[]", "application/json"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -182,8 +187,10 @@ func TestWhatACloudEventCannotCarryIsInvalid(t *testing.T) {
 		{"blank command", func(c *commandsv1.Command) { c.Command = " " }, "command is missing"},
 		{"control character", func(c *commandsv1.Command) { c.Device = "a\x01" }, "device has characters that a CloudEvent cannot carry"},
 		{"non-character", func(c *commandsv1.Command) { c.Command = "\ufffe" }, "command has characters that a CloudEvent cannot carry"},
-		{"line break in the content type", func(c *commandsv1.Command) { c.ContentType = proto.String("a/b\r\nce_id: x") },
-			"content type has characters that a CloudEvent cannot carry"},
+		{
+			"line break in the content type", func(c *commandsv1.Command) { c.ContentType = new("a/b\r\nce_id: x") },
+			"content type has characters that a CloudEvent cannot carry",
+		},
 		{"no time", func(c *commandsv1.Command) { c.Time = nil }, "time is missing or not valid"},
 		{"time without a form", func(c *commandsv1.Command) { c.Time = &timestamppb.Timestamp{Seconds: 1 << 50} }, "time is missing or not valid"},
 		{"expiry without a form", func(c *commandsv1.Command) { c.ExpireTime = &timestamppb.Timestamp{Seconds: 1 << 50} }, "expiry time is not valid"},

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -83,8 +85,8 @@ func (f *fake) release(o producer.Outcome) {
 	held := f.held
 	f.held = nil
 	f.mu.Unlock()
-	for i := len(held) - 1; i >= 0; i-- {
-		held[i](o)
+	for _, done := range slices.Backward(held) {
+		done(o)
 	}
 }
 
@@ -255,7 +257,7 @@ func TestResultsComeInAnyOrderWithTheirCorrelation(t *testing.T) {
 	}
 	waitFor(t, func() bool { return f.submitted() == n })
 	for i, r := range f.records {
-		if string(r.Value) != fmt.Sprint(i) {
+		if string(r.Value) != strconv.Itoa(i) {
 			t.Fatalf("record %d is of command %s", i, r.Value)
 		}
 	}

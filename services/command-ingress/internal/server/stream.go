@@ -254,9 +254,7 @@ func (s *stream) handle(c *commandsv1.Command) error {
 	r, err := record.Build(c, s.server.cfg.Instance)
 	if err != nil {
 		s.Done(correlation, producer.Outcome{Status: invalid, Message: err.Error()})
-		return nil
-	}
-	if outcome, accepted := s.server.publisher.Submit(r, correlation, s); !accepted {
+	} else if outcome, accepted := s.server.publisher.Submit(r, correlation, s); !accepted {
 		s.Done(correlation, outcome)
 	}
 	return nil
@@ -318,10 +316,10 @@ func (s *stream) startSpan(c *commandsv1.Command) trace.Span {
 		carrier.Set("tracestate", c.GetTracestate())
 		ctx = propagation.TraceContext{}.Extract(ctx, carrier)
 	}
-	ctx, span := s.server.tracer.Start(ctx, "send command", trace.WithSpanKind(trace.SpanKindProducer)) //nolint:spancheck // ended by end
+	ctx, span := s.server.tracer.Start(ctx, "send command", trace.WithSpanKind(trace.SpanKindProducer))
 	if span.IsRecording() {
 		propagation.TraceContext{}.Inject(ctx, carrier)
 		c.Traceparent, c.Tracestate = carrier.Get("traceparent"), carrier.Get("tracestate")
 	}
-	return span //nolint:spancheck // ended by end
+	return span
 }
