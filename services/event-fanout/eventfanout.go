@@ -100,6 +100,7 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) (err error) {
 		return err
 	}
 
+	ready := env.Health.Register("kafka")
 	server := grpcserver.New(cfg.GRPC, env, grpc.ForceServerCodecV2(stream.Codec{}))
 	eventsv1.RegisterEventsServiceServer(server.Registrar(), events)
 	adminv1.RegisterSessionAdminServiceServer(server.Registrar(), adminv1.UnimplementedSessionAdminServiceServer{})
@@ -110,7 +111,7 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) (err error) {
 	var inBackground errgroup.Group
 	inBackground.Go(func() error { scheduler.Run(background); return nil })
 	inBackground.Go(func() error { events.Run(background); return nil })
-	inBackground.Go(func() error { watchKafka(background, cluster, env.Health.Register("kafka")); return nil })
+	inBackground.Go(func() error { watchKafka(background, cluster, ready); return nil })
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Run(ctx, cfg.DrainTimeout) })

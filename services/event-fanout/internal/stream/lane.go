@@ -275,7 +275,9 @@ func (s *stream) serveReady(f *frame, l *lane) (full bool) {
 // goLive moves a cursor from ready to live. The caller takes it out of ready.
 func (s *stream) goLive(l *lane, c *cursorOf) {
 	c.chunk = nil
-	if len(l.live) == 0 {
+	// A live cursor may be ahead of the ring, if it was opened at an end of the log
+	// that the ring has not reached; then those that come later may stand before it.
+	if len(l.live) == 0 || c.next < l.head {
 		l.head = c.next
 	}
 	c.state = live

@@ -63,13 +63,13 @@ type stream struct {
 
 // serve runs the stream until one of both sides ends it.
 func (s *stream) serve() error {
-	if err := s.greet(); err != nil {
-		return err
-	}
 	if err := s.server.register(s); err != nil {
 		return err
 	}
 	defer s.server.unregister(s)
+	if greeted, err := s.greet(); err != nil || !greeted {
+		return err
+	}
 	finish := make(chan struct{})
 	sent, received := make(chan error, 1), make(chan error, 1)
 	// A panic would end the process, for all streams. The receiver ends after
@@ -99,29 +99,30 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
-func (s *stream) greet() error {
+// greet exchanges hellos. False if the frontend ended the stream before.
+func (s *stream) greet() (bool, error) {
 	first, err := s.grpc.Recv()
+	if errors.Is(err, io.EOF) {
+		return false, nil
+	}
 	if err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		return err
+		return false, err
 	}
 	hello := first.GetHello()
 	if hello == nil {
-		return status.Error(codes.InvalidArgument, "the first frame is no hello")
+		return false, status.Error(codes.InvalidArgument, "the first frame is no hello")
 	}
 	maxFrame := int(hello.GetMaxFrameBytes())
 	if maxFrame == 0 {
 		maxFrame = defaultMaxFrame
 	}
 	if maxFrame < minMaxFrame {
-		return status.Errorf(codes.InvalidArgument, "max_frame_bytes is %d, less than %d", maxFrame, minMaxFrame)
+		return false, status.Errorf(codes.InvalidArgument, "max_frame_bytes is %d, less than %d", maxFrame, minMaxFrame)
 	}
 	s.frontend = hello.GetFrontendId()
 	s.log = s.server.cfg.Logger.With(slog.String("frontend_id", s.frontend))
 	s.maxEvent = min(s.server.cfg.MaxEventBytes, maxFrame-reservedBytes)
-	return s.grpc.Send(&eventsv1.DeliverResponse{Frame: &eventsv1.DeliverResponse_Hello{Hello: &eventsv1.ServerHello{
+	return true, s.grpc.Send(&eventsv1.DeliverResponse{Frame: &eventsv1.DeliverResponse_Hello{Hello: &eventsv1.ServerHello{
 		InstanceId: s.server.cfg.InstanceID, MaxEventBytes: uint32(s.maxEvent), //nolint:gosec // a few MiB
 	}}})
 }
