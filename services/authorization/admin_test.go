@@ -15,6 +15,7 @@ import (
 	"mqtt-integration/libs/testkit"
 	adminv1 "mqtt-integration/proto/gen/mqttintegration/admin/v1"
 	authorizationv1 "mqtt-integration/proto/gen/mqttintegration/authorization/v1"
+	"mqtt-integration/services/authorization"
 )
 
 // adminClient does as somebody what a test needs.
@@ -23,14 +24,14 @@ type adminClient struct {
 	ctx context.Context //nolint:containedctx // who somebody is
 }
 
-func (c *adminClient) createUser(t *testing.T, issuer, subject, name string) {
+func (c *adminClient) createUser(t testing.TB, issuer, subject, name string) {
 	t.Helper()
 	if _, err := c.s.admin.CreateUser(c.ctx, &adminv1.CreateUserRequest{Issuer: issuer, Subject: subject, Name: name}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (c *adminClient) createKey(t *testing.T, request *adminv1.CreateApiKeyRequest) *adminv1.CreateApiKeyResponse {
+func (c *adminClient) createKey(t testing.TB, request *adminv1.CreateApiKeyRequest) *adminv1.CreateApiKeyResponse {
 	t.Helper()
 	response, err := c.s.admin.CreateApiKey(c.ctx, request)
 	if err != nil {
@@ -39,7 +40,7 @@ func (c *adminClient) createKey(t *testing.T, request *adminv1.CreateApiKeyReque
 	return response
 }
 
-func (c *adminClient) createApplication(t *testing.T, name, owner string) {
+func (c *adminClient) createApplication(t testing.TB, name, owner string) {
 	t.Helper()
 	if _, err := c.s.admin.CreateApplication(c.ctx, &adminv1.CreateApplicationRequest{Name: name, Owner: owner}); err != nil {
 		t.Fatal(err)
@@ -388,6 +389,45 @@ func TestAPIKeys(t *testing.T) {
 	}
 	if got := s.authenticate(t, byKey("demo", made.GetKey())).GetDenial().GetReason(); got != authorizationv1.AuthenticationDenialReason_AUTHENTICATION_DENIAL_REASON_BAD_CREDENTIALS {
 		t.Errorf("a revoked key: %v, want bad credentials", got)
+	}
+}
+
+// Administrators by the issuer's name claim, for tokens alone; and users who create
+// applications of their own, where that is on.
+func TestAdministratorsByNameAndUsersWithApplications(t *testing.T) {
+	t.Parallel()
+	i := devIssuer(t)
+	cfg := configFor(t, i)
+	cfg.Administrators = []authorization.Administrator{{Issuer: "dev", Name: "alice"}}
+	cfg.UsersCreateApplications = true
+	s := start(t, cfg)
+	as := func(subject, name string) *adminClient {
+		return &adminClient{s: s, ctx: bearer(t.Context(), testkit.Mint(t, i, map[string]any{"sub": subject, "preferred_username": name}))}
+	}
+	alice, bob := as("1", "alice"), as("2", "bob")
+	alice.createUser(t, "", "", "robot")
+	key := alice.createKey(t, &adminv1.CreateApiKeyRequest{Scopes: []adminv1.ApiKeyScope{adminv1.ApiKeyScope_API_KEY_SCOPE_ADMIN}})
+	if _, err := s.admin.ListUsers(basic(t.Context(), "alice", key.GetKey()), &adminv1.ListUsersRequest{}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a key of an administrator by name: %v, want PERMISSION_DENIED", err)
+	}
+	if _, err := s.admin.ListUsers(as("sub-root", "root").ctx, &adminv1.ListUsersRequest{}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("somebody who is administrator elsewhere: %v, want PERMISSION_DENIED", err)
+	}
+	bob.createApplication(t, "bobs", "")
+	bob.createApplication(t, "bobs-too", "bob")
+	if _, err := s.admin.CreateApplication(bob.ctx, &adminv1.CreateApplicationRequest{Name: "x", Owner: "alice"}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("an application for somebody else: %v, want PERMISSION_DENIED", err)
+	}
+	restricted := bob.createKey(t, &adminv1.CreateApiKeyRequest{
+		Scopes: []adminv1.ApiKeyScope{adminv1.ApiKeyScope_API_KEY_SCOPE_ADMIN}, Applications: []string{"bobs"},
+	})
+	with := basic(t.Context(), "bob", restricted.GetKey())
+	if _, err := s.admin.CreateApplication(with, &adminv1.CreateApplicationRequest{Name: "y"}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("an application by a key for another one: %v, want PERMISSION_DENIED", err)
+	}
+	list, err := s.admin.ListApplications(with, &adminv1.ListApplicationsRequest{})
+	if err != nil || len(list.GetApplications()) != 1 {
+		t.Errorf("applications of that key: %v, %v, want one", list, err)
 	}
 }
 

@@ -39,7 +39,7 @@ func anonymously() *authorizationv1.AuthenticateRequest {
 	}
 }
 
-func (s *service) authenticate(t *testing.T, request *authorizationv1.AuthenticateRequest) *authorizationv1.AuthenticateResponse {
+func (s *service) authenticate(t testing.TB, request *authorizationv1.AuthenticateRequest) *authorizationv1.AuthenticateResponse {
 	t.Helper()
 	response, err := s.Authenticate(t.Context(), request)
 	if err != nil {
@@ -49,7 +49,7 @@ func (s *service) authenticate(t *testing.T, request *authorizationv1.Authentica
 }
 
 // root signs in as the administrator.
-func (s *service) root(t *testing.T, i *issuer.Issuer) *adminClient {
+func (s *service) root(t testing.TB, i *issuer.Issuer) *adminClient {
 	t.Helper()
 	return &adminClient{s: s, ctx: bearer(t.Context(), testkit.Mint(t, i, map[string]any{"sub": "sub-root"}))}
 }

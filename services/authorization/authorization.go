@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -41,6 +42,9 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) (err error) {
 		return err
 	}
 	env = env.Complete()
+	if !cfg.hasAdministrator() {
+		env.Logger.WarnContext(ctx, "nobody can administer: neither administrators nor administrator_roles are configured")
+	}
 	ready := env.Health.Register("store")
 
 	store, err := sqlite.Open(ctx, sqlite.Config{Path: cfg.Store.SQLite.Path, KeepChanges: cfg.Store.KeepChanges})
@@ -141,6 +145,11 @@ func (c Config) oidcIssuers() []oidc.Issuer {
 		issuers = append(issuers, issuer)
 	}
 	return issuers
+}
+
+func (c Config) hasAdministrator() bool {
+	return len(c.Administrators) > 0 ||
+		slices.ContainsFunc(c.Issuers, func(i Issuer) bool { return len(i.AdministratorRoles) > 0 })
 }
 
 func (c Config) rules() policy.Rules {

@@ -60,7 +60,7 @@ func (b *logBuffer) String() string {
 }
 
 // devIssuer is the issuer of most tests.
-func devIssuer(t *testing.T) *issuer.Issuer {
+func devIssuer(t testing.TB) *issuer.Issuer {
 	t.Helper()
 	return testkit.Issuer(t, issuer.Config{
 		Users:   []issuer.User{{Subject: "sub-root", Name: "root", Password: "root's password"}},
@@ -69,7 +69,7 @@ func devIssuer(t *testing.T) *issuer.Issuer {
 }
 
 // configFor has an issuer "dev" whose user sub-root is administrator.
-func configFor(t *testing.T, i *issuer.Issuer) authorization.Config {
+func configFor(t testing.TB, i *issuer.Issuer) authorization.Config {
 	t.Helper()
 	cfg := authorization.DefaultConfig()
 	cfg.Store.SQLite.Path = filepath.Join(t.TempDir(), "authorization.db")
@@ -83,7 +83,7 @@ func configFor(t *testing.T, i *issuer.Issuer) authorization.Config {
 }
 
 // start runs the service until the test ends or stop is called.
-func start(t *testing.T, cfg authorization.Config) *service {
+func start(t testing.TB, cfg authorization.Config) *service {
 	t.Helper()
 	s := &service{log: &logBuffer{}}
 	s.env = daemon.NewEnv(slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
