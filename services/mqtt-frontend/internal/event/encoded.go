@@ -149,12 +149,12 @@ func appendVarint(dst []byte, n int) []byte {
 		dst = append(dst, byte(n)|0x80)
 		n >>= 7
 	}
-	return append(dst, byte(n))
+	return append(dst, byte(n)) //nolint:gosec // below 128
 }
 
 func varintSize(n int) int {
 	if n == 0 {
 		return 1
 	}
-	return (bits.Len(uint(n)) + 6) / 7 //nolint:gosec // never negative
+	return (bits.Len(uint(n)) + 6) / 7
 }

@@ -13,11 +13,11 @@ import (
 	"mqtt-integration/services/mqtt-frontend/internal/event"
 )
 
-func newEvent(t testing.TB, e cloudevent.Event) *event.Shared {
-	t.Helper()
+func newEvent(tb testing.TB, e cloudevent.Event) *event.Shared {
+	tb.Helper()
 	s, err := event.New(e.AppendWire(nil))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }

@@ -33,11 +33,11 @@ type Client struct {
 }
 
 // New reads from conn until it is closed, by the server or at the end of the test.
-func New(t testing.TB, conn net.Conn, level byte) *Client {
-	t.Helper()
-	c := &Client{t: t, Conn: conn, Level: level, packets: make(chan packets.Packet, 100_000), done: make(chan struct{})}
+func New(tb testing.TB, conn net.Conn, level byte) *Client {
+	tb.Helper()
+	c := &Client{t: tb, Conn: conn, Level: level, packets: make(chan packets.Packet, 100_000), done: make(chan struct{})}
 	go c.read()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		_ = conn.Close()
 		<-c.done
 	})
@@ -69,7 +69,7 @@ func (c *Client) readOne(in *bufio.Reader) (packets.Packet, error) {
 	if err != nil {
 		return packets.Packet{}, err
 	}
-	frame := binary.AppendUvarint([]byte{header}, uint64(size))
+	frame := binary.AppendUvarint([]byte{header}, uint64(size)) //nolint:gosec // never negative
 	start := len(frame)
 	frame = append(frame, make([]byte, size)...)
 	if _, err := io.ReadFull(in, frame[start:]); err != nil {
@@ -285,4 +285,4 @@ func Publish(level, qos byte, id uint16, topic, payload string) []byte {
 }
 
 // Puback is a PUBACK packet with success.
-func Puback(id uint16) []byte { return []byte{0x40, 2, byte(id >> 8), byte(id)} }
+func Puback(id uint16) []byte { return binary.BigEndian.AppendUint16([]byte{0x40, 2}, id) }

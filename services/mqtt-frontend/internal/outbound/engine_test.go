@@ -74,8 +74,8 @@ func (a *acker) take() []int64 {
 	return o
 }
 
-func newEvent(t testing.TB, size int) *event.Shared {
-	t.Helper()
+func newEvent(tb testing.TB, size int) *event.Shared {
+	tb.Helper()
 	e := cloudevent.Event{
 		Attributes: []cloudevent.Attribute{
 			{Name: "specversion", Value: "1.0"},
@@ -87,7 +87,7 @@ func newEvent(t testing.TB, size int) *event.Shared {
 	}
 	s, err := event.New(e.AppendWire(nil))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
@@ -100,8 +100,8 @@ func deliveries(e *event.Shared, first, n int64) []delivery.Delivery {
 	return list
 }
 
-func newEngine(t testing.TB, conn net.Conn, limits outbound.Limits) (*outbound.Engine, chan error) {
-	t.Helper()
+func newEngine(tb testing.TB, conn net.Conn, limits outbound.Limits) (*outbound.Engine, chan error) {
+	tb.Helper()
 	failed := make(chan error, 1)
 	e := outbound.New(outbound.Config{
 		Conn: conn, WriteTimeout: time.Second, Failed: func(err error) { failed <- err }, Passed: func(string, error) {},
@@ -111,8 +111,8 @@ func newEngine(t testing.TB, conn net.Conn, limits outbound.Limits) (*outbound.E
 }
 
 // ids returns the packet identifiers of PUBLISH packets of MQTT 3.1.1 with QoS 1.
-func ids(t testing.TB, b []byte) []uint16 {
-	t.Helper()
+func ids(tb testing.TB, b []byte) []uint16 {
+	tb.Helper()
 	var list []uint16
 	for len(b) > 0 {
 		size, shift, n := 0, 0, 1

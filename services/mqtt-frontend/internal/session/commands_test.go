@@ -203,7 +203,7 @@ func TestAnonymousCommandHasNoAuthID(t *testing.T) {
 	c.Want(packets.Connack)
 	c.Send(plain(topic)(4))
 	c.Want(packets.Puback)
-	if got := f.commands.sent()[0]; got.GetAuthType() != "unauthenticated" || got.GetAuthId() != "" || got.ContentType != nil || got.ExpireTime != nil {
+	if got := f.commands.sent()[0]; got.GetAuthType() != "unauthenticated" || got.GetAuthId() != "" || got.ContentType != nil || got.GetExpireTime() != nil {
 		t.Errorf("%v", got)
 	}
 }

@@ -28,7 +28,7 @@ const (
 func (s *Session) Connect(ctx context.Context, k *wire.Connect) wire.Connack {
 	s.level = k.Level
 	s.key.clientID = k.ClientID
-	answer, ok := s.manager.enter(s)
+	answer, ok := s.manager.enter(ctx, s)
 	if ok {
 		answer = s.connect(ctx, k)
 	}

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -302,7 +303,7 @@ func TestTakeoverStormLeavesOne(t *testing.T) {
 		for {
 			pk, err := c.TryNext(2 * time.Second)
 			if err != nil {
-				if err == mqtttest.ErrTimeout {
+				if errors.Is(err, mqtttest.ErrTimeout) {
 					alive++
 				}
 				break

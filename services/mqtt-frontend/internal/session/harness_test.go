@@ -53,14 +53,14 @@ func defaults() session.Settings {
 	}
 }
 
-func newFrontend(t testing.TB, change ...func(*session.Settings)) *frontend {
-	t.Helper()
+func newFrontend(tb testing.TB, change ...func(*session.Settings)) *frontend {
+	tb.Helper()
 	settings := defaults()
 	for _, f := range change {
 		f(&settings)
 	}
 	f := &frontend{
-		t: t, access: newFakeAccess(), events: &fakeEvents{}, commands: &fakeCommands{}, log: &logBuffer{},
+		t: tb, access: newFakeAccess(), events: &fakeEvents{}, commands: &fakeCommands{}, log: &logBuffer{},
 	}
 	logger := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
@@ -68,7 +68,7 @@ func newFrontend(t testing.TB, change ...func(*session.Settings)) *frontend {
 		Access: f.access, Commands: f.commands, Events: f.events, Env: daemon.NewEnv(logger),
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	f.server, err = wire.NewServer(wire.Config{
 		MaxPacketSize: settings.MaxPacketSize, MaxConnectSize: 256 << 10, TopicAliasMaximum: settings.TopicAliasMaximum,
@@ -76,11 +76,11 @@ func newFrontend(t testing.TB, change ...func(*session.Settings)) *frontend {
 		NewHandler: f.manager.NewSession, Passed: f.manager.Passed,
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f.ctx = ctx
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel()
 		f.connections.Wait()
 	})
@@ -322,11 +322,11 @@ func (s *fakeSubscription) Close(context.Context, bool) error {
 }
 
 // deliver delivers n events to partition 0.
-func (s *fakeSubscription) deliver(t testing.TB, n int) {
-	t.Helper()
+func (s *fakeSubscription) deliver(tb testing.TB, n int) {
+	tb.Helper()
 	batch := make([]delivery.Delivery, n)
 	for i := range batch {
-		batch[i] = delivery.Delivery{Event: newEvent(t, `{"n":1}`), Offset: s.next}
+		batch[i] = delivery.Delivery{Event: newEvent(tb, `{"n":1}`), Offset: s.next}
 		s.next++
 	}
 	s.sink.Deliver(batch)
@@ -338,8 +338,8 @@ func (s *fakeSubscription) acks() []int64 {
 	return slices.Clone(s.acknowledged)
 }
 
-func newEvent(t testing.TB, data string) *event.Shared {
-	t.Helper()
+func newEvent(tb testing.TB, data string) *event.Shared {
+	tb.Helper()
 	e := cloudevent.Event{
 		Attributes: []cloudevent.Attribute{
 			{Name: "specversion", Value: "1.0"},
@@ -352,7 +352,7 @@ func newEvent(t testing.TB, data string) *event.Shared {
 	}
 	shared, err := event.New(e.AppendWire(nil))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return shared
 }
@@ -420,14 +420,14 @@ func (c *fakeCommands) sent() []*commandsv1.Command {
 }
 
 // eventually waits for something that happens in another goroutine.
-func eventually(t testing.TB, what string, f func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, f func() bool) {
+	tb.Helper()
 	deadline := time.Now().Add(mqtttest.Patience)
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
 	for !f() {
 		if time.Now().After(deadline) {
-			t.Fatal("not in time: " + what)
+			tb.Fatal("not in time: " + what)
 		}
 		<-ticker.C
 	}

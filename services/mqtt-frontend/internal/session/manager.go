@@ -7,9 +7,8 @@ import (
 	"time"
 
 	"mqtt-integration/libs/daemon"
-	commandsv1 "mqtt-integration/proto/gen/mqttintegration/commands/v1"
-
 	authorizationv1 "mqtt-integration/proto/gen/mqttintegration/authorization/v1"
+	commandsv1 "mqtt-integration/proto/gen/mqttintegration/commands/v1"
 	"mqtt-integration/services/mqtt-frontend/internal/access"
 	"mqtt-integration/services/mqtt-frontend/internal/command"
 	"mqtt-integration/services/mqtt-frontend/internal/delivery"
@@ -115,7 +114,7 @@ func NewManager(settings Settings, deps Deps) (*Manager, error) {
 }
 
 // enter counts a connection that has sent CONNECT.
-func (m *Manager) enter(s *Session) (wire.Connack, bool) {
+func (m *Manager) enter(ctx context.Context, s *Session) (wire.Connack, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -125,7 +124,7 @@ func (m *Manager) enter(s *Session) (wire.Connack, bool) {
 		return wire.Connack{Code: wire.ServerBusy, Reason: "too many connections"}, false
 	}
 	m.connected[s] = struct{}{}
-	m.metrics.connections.Add(context.Background(), 1)
+	m.metrics.connections.Add(ctx, 1)
 	return wire.Connack{}, true
 }
 
@@ -136,7 +135,7 @@ func (m *Manager) claim(s *Session) (previous *Session, epoch uint64) {
 	defer m.mu.Unlock()
 	previous = m.owners[s.key]
 	m.owners[s.key] = s
-	m.lastEpoch = max(uint64(time.Now().UnixMicro()), m.lastEpoch+1) //nolint:gosec // not before 1970
+	m.lastEpoch = max(uint64(time.Now().UnixMicro()), m.lastEpoch+1)
 	return previous, m.lastEpoch
 }
 

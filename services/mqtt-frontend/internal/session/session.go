@@ -64,7 +64,7 @@ func (s *Session) Acknowledge(id uint16, code wire.Code) {
 	if code.Refused() {
 		outcome = s.manager.metrics.refused
 	}
-	s.manager.metrics.acknowledged.Add(context.Background(), 1, outcome)
+	s.manager.metrics.acknowledged.Add(context.Background(), 1, outcome...)
 }
 
 // run starts a goroutine that Close waits for, unless the session is closed.
@@ -75,7 +75,7 @@ func (s *Session) run(f func()) bool {
 		return false
 	}
 	s.running.Go(func() {
-		defer s.recovered()
+		defer s.recovered(s.conn.Context())
 		f()
 	})
 	return true
@@ -83,9 +83,9 @@ func (s *Session) run(f func()) bool {
 
 // recovered ends the connection of a goroutine that panicked, not the process:
 // what made it panic came from a client. It is to be deferred.
-func (s *Session) recovered() {
+func (s *Session) recovered(ctx context.Context) {
 	if p := recover(); p != nil {
-		s.logger.LogAttrs(context.Background(), slog.LevelError, "session panicked", append(s.attributes(), slog.Any("panic", p))...)
+		s.logger.LogAttrs(ctx, slog.LevelError, "session panicked", append(s.attributes(), slog.Any("panic", p))...)
 		s.conn.End(wire.End{Label: "panic", Code: wire.UnspecifiedError, Reason: "internal error"})
 	}
 }
@@ -124,22 +124,31 @@ func (s *Session) Close(end wire.End) {
 func (s *Session) logEnd(end wire.End) {
 	ctx := context.Background()
 	s.manager.metrics.disconnect(ctx, end.Label)
-	level, message := slog.LevelDebug, "connection ended"
 	attributes := append(s.attributes(), slog.String("reason", end.Label))
+	code := end.Code
 	switch {
 	case end.Refusal != wire.Success:
-		level, message = slog.LevelInfo, "connection refused"
-		attributes = append(attributes, slog.String("code", end.Refusal.String()), slog.String("text", end.Reason))
-	case end.Code != wire.Success:
-		level, message = slog.LevelInfo, "connection ended by us"
-		attributes = append(attributes, slog.String("code", end.Code.String()), slog.String("text", end.Reason))
-	case end.Client != nil:
-		attributes = append(attributes, slog.String("code", end.Client.Code.String()))
+		code = end.Refusal
+	case code == wire.Success && end.Client != nil:
+		code = end.Client.Code
+	}
+	if code != wire.Success {
+		attributes = append(attributes, slog.String("code", code.String()))
+	}
+	if end.Reason != "" {
+		attributes = append(attributes, slog.String("text", end.Reason))
 	}
 	if end.Err != nil {
 		attributes = append(attributes, slog.Any("error", end.Err))
 	}
-	s.logger.LogAttrs(ctx, level, message, attributes...)
+	switch {
+	case end.Refusal != wire.Success:
+		s.logger.LogAttrs(ctx, slog.LevelInfo, "connection refused", attributes...)
+	case end.Code != wire.Success:
+		s.logger.LogAttrs(ctx, slog.LevelInfo, "connection ended by us", attributes...)
+	default:
+		s.logger.LogAttrs(ctx, slog.LevelDebug, "connection ended", attributes...)
+	}
 }
 
 func (s *Session) attributes() []slog.Attr {

@@ -132,7 +132,7 @@ func (s *Session) subscribeAll(ctx context.Context, p *wire.Subscribe) []outcome
 		}
 		slots <- struct{}{}
 		wg.Go(func() {
-			defer s.recovered()
+			defer s.recovered(ctx)
 			defer func() { <-slots }()
 			outcomes[i] = s.subscribeOne(ctx, f.Filter, application, options, known)
 		})
@@ -180,7 +180,7 @@ func (s *Session) subscribeOne(ctx context.Context, filter, application string, 
 	}
 	// What may have changed since it was decided has called changed before the
 	// application was in the map.
-	s.changed()
+	s.changed() //nolint:contextcheck // outlives SUBSCRIBE, and ends with the connection
 	return outcome{code: wire.Code(options.QoS), opened: sub}
 }
 
@@ -257,7 +257,7 @@ func (s *Session) unsubscribe(p *wire.Unsubscribe) {
 		sub.queue.Close() // from here on nothing of it is sent
 		slots <- struct{}{}
 		wg.Go(func() {
-			defer s.recovered()
+			defer s.recovered(ctx)
 			defer func() { <-slots }()
 			if err := sub.upstream.Close(ctx, true); err != nil {
 				s.logger.LogAttrs(ctx, slog.LevelWarn, "closing a subscription failed",

@@ -6,6 +6,8 @@ import (
 )
 
 // Violation is why a packet of a client ends its connection.
+//
+//nolint:errname // it is the packet's, and only sometimes an error
 type Violation struct {
 	// Code is legal in DISCONNECT.
 	Code   Code

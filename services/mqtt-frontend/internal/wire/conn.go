@@ -224,6 +224,7 @@ func (c *Conn) violate(v *Violation) {
 		label = "malformed_packet"
 	case PacketTooLarge:
 		label = "packet_too_large"
+	default:
 	}
 	end := End{Label: label, Code: v.Code, Reason: v.Reason, Err: v}
 	if c.connect == nil {
@@ -248,7 +249,7 @@ func (c *Conn) finish() {
 }
 
 func (c *Conn) closeHandler(end End) {
-	defer c.server.recovered(c, "closing a connection panicked")
+	defer c.server.recovered(c)
 	c.handler.Close(end)
 }
 

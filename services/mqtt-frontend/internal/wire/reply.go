@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strings"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -65,7 +66,7 @@ func encode311(r reply) []byte {
 		if r.packet == typePubrel {
 			flags = 2
 		}
-		return []byte{byte(r.packet)<<4 | flags, 2, byte(r.id >> 8), byte(r.id)}
+		return binary.BigEndian.AppendUint16([]byte{byte(r.packet)<<4 | flags, 2}, r.id)
 	case typeSuback:
 		pk := packets.Packet{PacketID: r.id, ProtocolVersion: Level311, FixedHeader: packets.FixedHeader{Type: byte(r.packet)}}
 		for _, c := range r.codes {
@@ -139,8 +140,10 @@ func (p peer) refusal(end *End) []byte {
 }
 
 // puback is the reply that is sent most, without the library's allocations.
-func puback(id uint16) [4]byte {
-	return [4]byte{byte(typePuback) << 4, 2, byte(id >> 8), byte(id)}
+func puback(id uint16) (b [4]byte) {
+	b[0], b[1] = byte(typePuback)<<4, 2
+	binary.BigEndian.PutUint16(b[2:], id)
+	return b
 }
 
 // connackPacket puts our CONNACK in the place of the library's.

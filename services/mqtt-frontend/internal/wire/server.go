@@ -98,19 +98,19 @@ func (s *Server) Serve(ctx context.Context, nc net.Conn) {
 // establish lets the library run the connection. A packet that makes it panic
 // ends this connection only.
 func (s *Server) establish(c *Conn) {
-	defer s.recovered(c, "connection panicked")
+	defer s.recovered(c)
 	defer s.mqtt.Clients.Delete(c.id) // it forgets to when CONNACK cannot be written
 	err := s.mqtt.EstablishConnection("", c)
 	c.End(End{Label: "connection_lost", Err: err})
 }
 
 // recovered ends a connection that panicked. It is to be deferred.
-func (s *Server) recovered(c *Conn, message string) {
+func (s *Server) recovered(c *Conn) {
 	p := recover()
 	if p == nil {
 		return
 	}
-	s.cfg.Logger.LogAttrs(c.ctx, slog.LevelError, message, slog.String("connection_id", c.id),
+	s.cfg.Logger.LogAttrs(c.ctx, slog.LevelError, "connection panicked", slog.String("connection_id", c.id),
 		slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
 	c.End(End{Label: "panic", Code: UnspecifiedError, Reason: "internal error"})
 }

@@ -82,14 +82,14 @@ type server struct {
 	log         *strings.Builder
 }
 
-func newServer(t testing.TB) *server {
-	t.Helper()
-	return newLingeringServer(t, 10*time.Millisecond)
+func newServer(tb testing.TB) *server {
+	tb.Helper()
+	return newLingeringServer(tb, 10*time.Millisecond)
 }
 
-func newLingeringServer(t testing.TB, linger time.Duration) *server {
-	t.Helper()
-	s := &server{t: t, ends: make(chan wire.End, 100_000), log: new(strings.Builder)}
+func newLingeringServer(tb testing.TB, linger time.Duration) *server {
+	tb.Helper()
+	s := &server{t: tb, ends: make(chan wire.End, 100_000), log: new(strings.Builder)}
 	var err error
 	s.wire, err = wire.NewServer(wire.Config{
 		MaxPacketSize: 64 << 10, MaxConnectSize: 128 << 10, TopicAliasMaximum: 32,
@@ -99,11 +99,11 @@ func newLingeringServer(t testing.TB, linger time.Duration) *server {
 		Passed:     func(string, error) {},
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.ctx = ctx
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel()
 		s.connections.Wait()
 	})
