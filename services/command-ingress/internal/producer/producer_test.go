@@ -497,7 +497,22 @@ func TestTopicIsCreatedWhereConfigured(t *testing.T) {
 	cfg.CreatePartitions, cfg.CreateReplication = 3, 1
 	p := run(t, cfg)
 	p.ready(t, true)
-	if got := testkit.EndOffsets(t, brokers, topic); len(got) != 3 {
-		t.Errorf("topic has %d partitions, want 3", len(got))
+	o := newOutcomes()
+	o.submit(t, p, 0, 1, "a")
+	o.wait(t, 1)
+	if got := o.got[0]; got.Status != producer.Written {
+		t.Errorf("outcome = %+v, want it written", got)
+	}
+	client, err := sarama.NewClient(brokers, testkit.Sarama())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if got, err := client.Partitions(topic); err != nil || len(got) != 3 {
+		t.Errorf("partitions = %v, %v; want 3", got, err)
 	}
 }
