@@ -24,26 +24,26 @@ type adminClient struct {
 	ctx context.Context //nolint:containedctx // who somebody is
 }
 
-func (c *adminClient) createUser(t testing.TB, issuer, subject, name string) {
-	t.Helper()
+func (c *adminClient) createUser(tb testing.TB, issuer, subject, name string) {
+	tb.Helper()
 	if _, err := c.s.admin.CreateUser(c.ctx, &adminv1.CreateUserRequest{Issuer: issuer, Subject: subject, Name: name}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func (c *adminClient) createKey(t testing.TB, request *adminv1.CreateApiKeyRequest) *adminv1.CreateApiKeyResponse {
-	t.Helper()
+func (c *adminClient) createKey(tb testing.TB, request *adminv1.CreateApiKeyRequest) *adminv1.CreateApiKeyResponse {
+	tb.Helper()
 	response, err := c.s.admin.CreateApiKey(c.ctx, request)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return response
 }
 
-func (c *adminClient) createApplication(t testing.TB, name, owner string) {
-	t.Helper()
+func (c *adminClient) createApplication(tb testing.TB, name, owner string) {
+	tb.Helper()
 	if _, err := c.s.admin.CreateApplication(c.ctx, &adminv1.CreateApplicationRequest{Name: name, Owner: owner}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 

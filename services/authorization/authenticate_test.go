@@ -39,19 +39,19 @@ func anonymously() *authorizationv1.AuthenticateRequest {
 	}
 }
 
-func (s *service) authenticate(t testing.TB, request *authorizationv1.AuthenticateRequest) *authorizationv1.AuthenticateResponse {
-	t.Helper()
-	response, err := s.Authenticate(t.Context(), request)
+func (s *service) authenticate(tb testing.TB, request *authorizationv1.AuthenticateRequest) *authorizationv1.AuthenticateResponse {
+	tb.Helper()
+	response, err := s.Authenticate(tb.Context(), request)
 	if err != nil {
-		t.Fatalf("Authenticate: %v", err)
+		tb.Fatalf("Authenticate: %v", err)
 	}
 	return response
 }
 
 // root signs in as the administrator.
-func (s *service) root(t testing.TB, i *issuer.Issuer) *adminClient {
-	t.Helper()
-	return &adminClient{s: s, ctx: bearer(t.Context(), testkit.Mint(t, i, map[string]any{"sub": "sub-root"}))}
+func (s *service) root(tb testing.TB, i *issuer.Issuer) *adminClient {
+	tb.Helper()
+	return &adminClient{s: s, ctx: bearer(tb.Context(), testkit.Mint(tb, i, map[string]any{"sub": "sub-root"}))}
 }
 
 // The rows of the tables of CONNECT that authorization decides.
@@ -71,7 +71,7 @@ func TestAuthenticate(t *testing.T) {
 	other := root.createKey(t, &adminv1.CreateApiKeyRequest{User: "other"})
 	disabled := root.createKey(t, &adminv1.CreateApiKeyRequest{User: "disabled"})
 	revoked := root.createKey(t, &adminv1.CreateApiKeyRequest{User: "demo"})
-	short := root.createKey(t, &adminv1.CreateApiKeyRequest{User: "demo", ExpireTime: timestamppb.New(time.Now().Add(50 * time.Millisecond))})
+	short := root.createKey(t, &adminv1.CreateApiKeyRequest{User: "demo", ExpireTime: timestamppb.New(time.Now().Add(2 * time.Second))})
 	root.disable(t, "disabled", true)
 	if _, err := s.admin.RevokeApiKey(root.ctx, &adminv1.RevokeApiKeyRequest{Id: revoked.GetApiKey().GetId()}); err != nil {
 		t.Fatal(err)

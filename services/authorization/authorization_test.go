@@ -60,19 +60,19 @@ func (b *logBuffer) String() string {
 }
 
 // devIssuer is the issuer of most tests.
-func devIssuer(t testing.TB) *issuer.Issuer {
-	t.Helper()
-	return testkit.Issuer(t, issuer.Config{
+func devIssuer(tb testing.TB) *issuer.Issuer {
+	tb.Helper()
+	return testkit.Issuer(tb, issuer.Config{
 		Users:   []issuer.User{{Subject: "sub-root", Name: "root", Password: "root's password"}},
 		Clients: []issuer.Client{{ID: "cli"}},
 	})
 }
 
 // configFor has an issuer "dev" whose user sub-root is administrator.
-func configFor(t testing.TB, i *issuer.Issuer) authorization.Config {
-	t.Helper()
+func configFor(tb testing.TB, i *issuer.Issuer) authorization.Config {
+	tb.Helper()
 	cfg := authorization.DefaultConfig()
-	cfg.Store.SQLite.Path = filepath.Join(t.TempDir(), "authorization.db")
+	cfg.Store.SQLite.Path = filepath.Join(tb.TempDir(), "authorization.db")
 	cfg.Issuers = []authorization.Issuer{{
 		Alias: "dev", URL: i.URL(), Audiences: []string{i.Audience()},
 		RolesClaim: "realm_access.roles", AdministratorRoles: []string{"mqtt-admin"},
@@ -83,8 +83,8 @@ func configFor(t testing.TB, i *issuer.Issuer) authorization.Config {
 }
 
 // start runs the service until the test ends or stop is called.
-func start(t testing.TB, cfg authorization.Config) *service {
-	t.Helper()
+func start(tb testing.TB, cfg authorization.Config) *service {
+	tb.Helper()
 	s := &service{log: &logBuffer{}}
 	s.env = daemon.NewEnv(slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	addresses := make(chan [2]string, 2)
@@ -95,7 +95,7 @@ func start(t testing.TB, cfg authorization.Config) *service {
 		}
 		return l, err
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	done := make(chan error, 1)
 	go func() { done <- authorization.Run(ctx, cfg, s.env) }()
 	bound := map[string]string{}
@@ -105,14 +105,14 @@ func start(t testing.TB, cfg authorization.Config) *service {
 			bound[a[0]] = a[1]
 		case err := <-done:
 			cancel()
-			t.Fatalf("Run = %v", err)
+			tb.Fatalf("Run = %v", err)
 		}
 	}
 	connections := map[string]*grpc.ClientConn{}
 	for configured, address := range bound {
 		c, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		connections[configured] = c
 	}
@@ -121,13 +121,13 @@ func start(t testing.TB, cfg authorization.Config) *service {
 	s.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("Run = %v, want nil", err)
+			tb.Errorf("Run = %v, want nil", err)
 		}
 		for _, c := range connections {
 			_ = c.Close()
 		}
 	})
-	t.Cleanup(s.stop)
+	tb.Cleanup(s.stop)
 	return s
 }
 

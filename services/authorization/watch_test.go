@@ -114,8 +114,8 @@ func TestWatchHeartbeats(t *testing.T) {
 		if beat == nil || beat.GetRevision() != revision {
 			t.Errorf("heartbeat %v, want one with revision %d", beat, revision)
 		}
-		if took := time.Since(began); took > 1500*time.Millisecond {
-			t.Errorf("heartbeat after %v, want about one second", took)
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("heartbeat after %v, want about one second, and certainly not 3", took)
 		}
 	}
 }

@@ -186,16 +186,18 @@ func TestDecideInvariants(t *testing.T) {
 	permissions := []policy.Permission{0, policy.Connect, policy.Read, policy.Write, policy.Administer, policy.Own}
 	keys := []*policy.Key{nil}
 	for scopes := range policy.Scope(8) {
-		keys = append(keys, &policy.Key{Scopes: scopes}, &policy.Key{Scopes: scopes, Applications: []string{"app"}},
-			&policy.Key{Scopes: scopes, Applications: []string{"other"}}, &policy.Key{Scopes: scopes, ExpireTime: now})
+		keys = append(keys, &policy.Key{Scopes: scopes})
 	}
+	every := policy.ScopeRead | policy.ScopeWrite | policy.ScopeAdmin
+	keys = append(keys, &policy.Key{Scopes: every, Applications: []string{"app"}},
+		&policy.Key{Scopes: every, Applications: []string{"other"}}, &policy.Key{Scopes: every, ExpireTime: now})
 	bools := []bool{false, true}
 	checked := 0
-	for _, kind := range []policy.CredentialKind{0, policy.AccessToken, policy.APIKey, policy.Anonymous} {
+	for _, kind := range []policy.CredentialKind{policy.AccessToken, policy.APIKey, policy.Anonymous} {
 		for _, principal := range principals {
 			for _, k := range keys {
 				for _, own := range roles {
-					for _, everyone := range roles[:4] {
+					for _, everyone := range []policy.Role{policy.NoRole, policy.Reader, policy.Owner} {
 						for _, permission := range permissions {
 							for bits := range 64 {
 								bit := func(n int) bool { return bools[bits>>n&1] }
