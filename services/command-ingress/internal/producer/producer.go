@@ -302,13 +302,13 @@ func (p *Producer) expire(ctx context.Context, now time.Time) (stalled bool) {
 	if p.down != nil {
 		reason = p.down.public
 	}
-	for it := p.pending.head; it != nil && !now.Before(it.deadline.Add(-p.tick())); it = p.pending.head {
+	for it := p.pending.head; it != nil && !now.Before(it.deadline.Add(-3*p.tick())); it = p.pending.head {
 		p.pending.remove(it)
 		p.release(it)
 		it.resolved = true
 		unavailable = append(unavailable, it)
 	}
-	for it := p.sent.head; it != nil && !now.Before(it.deadline.Add(-p.tick())); it = p.sent.head {
+	for it := p.sent.head; it != nil && !now.Before(it.deadline.Add(-3*p.tick())); it = p.sent.head {
 		p.sent.remove(it)
 		it.resolved = true // and accounted for until sarama lets go of it
 		stalled = stalled || p.lastSuccess.Before(it.sentAt)
@@ -324,8 +324,9 @@ func (p *Producer) expire(ctx context.Context, now time.Time) (stalled bool) {
 	return stalled
 }
 
-// tick is how often deadlines are looked at.
-func (p *Producer) tick() time.Duration { return p.cfg.DeliveryTimeout / 32 }
+// tick is how often deadlines are looked at, with some of it in reserve for a busy
+// machine.
+func (p *Producer) tick() time.Duration { return p.cfg.DeliveryTimeout / 64 }
 
 // refuseAll ends what is still pending, when nothing is going to write it any more.
 func (p *Producer) refuseAll(ctx context.Context) {
