@@ -46,7 +46,7 @@ func removeBinaries() {
 	}
 }
 
-// binary builds a service as make does, but for the version, and returns its path.
+// binary builds a service as make does, but for version and race detector, and returns its path.
 func binary(t *testing.T, service string) string {
 	t.Helper()
 	binaries.mu.Lock()
@@ -58,7 +58,8 @@ func binary(t *testing.T, service string) string {
 				return "", err
 			}
 			path := filepath.Join(dir, service)
-			cmd := exec.Command("go", "build", "-o", path, "./cmd/"+service)
+			args := append(append([]string{"build"}, buildFlags...), "-o", path, "./cmd/"+service)
+			cmd := exec.Command("go", args...)
 			cmd.Dir = filepath.Join("..", "..", "services", service)
 			if output, err := cmd.CombinedOutput(); err != nil {
 				return "", errors.Join(err, errors.New(string(output)))
