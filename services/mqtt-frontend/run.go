@@ -39,6 +39,16 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 		id = uuid.NewString()
 	}
 	ready := env.Health.Register("mqtt")
+	// First, because an address in use is the likeliest mistake.
+	listeners, err := listen(ctx, cfg.Listeners, env)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close() // closed already, unless something below fails
+		}
+	}()
 
 	authority, err := access.New(cfg.Authorization, env)
 	if err != nil {
@@ -64,10 +74,6 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 		WriteTimeout: cfg.MQTT.WriteTimeout, Linger: linger, Logger: env.Logger,
 		NewHandler: sessions.NewSession, Passed: sessions.Passed,
 	})
-	if err != nil {
-		return err
-	}
-	listeners, err := listen(ctx, cfg.Listeners, env)
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,8 @@ type Manager struct {
 
 	mu        sync.Mutex
 	draining  bool
-	connected map[*Session]struct{} // that have sent CONNECT
+	sessions  map[*Session]bool // of all connections; true when CONNECT was counted
+	connected int
 	owners    map[key]*Session
 	lastEpoch uint64
 }
@@ -104,13 +105,24 @@ type key struct{ issuer, subject, clientID string }
 func NewManager(settings Settings, deps Deps) (*Manager, error) {
 	m := &Manager{
 		settings: settings, deps: deps, logger: deps.Env.Logger,
-		connected: make(map[*Session]struct{}), owners: make(map[key]*Session),
+		sessions: make(map[*Session]bool), owners: make(map[key]*Session),
 	}
 	var err error
 	if m.metrics, err = newMetrics(deps.Env.Meter); err != nil {
 		return nil, err
 	}
 	return m, nil
+}
+
+// NewSession makes the session of a connection. It is for [wire.Config].
+func (m *Manager) NewSession(conn *wire.Conn) wire.Handler {
+	s := &Session{manager: m, conn: conn, logger: m.logger, subscriptions: make(map[string]*subscription)}
+	s.acks.init(s, int(m.settings.ReceiveMaximum))
+	s.work.init()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sessions[s] = false
+	return s
 }
 
 // enter counts a connection that has sent CONNECT.
@@ -120,10 +132,11 @@ func (m *Manager) enter(ctx context.Context, s *Session) (wire.Connack, bool) {
 	switch {
 	case m.draining:
 		return wire.Connack{Code: wire.ServerUnavailable, Reason: "server is shutting down"}, false
-	case len(m.connected) >= m.settings.MaxConnections:
+	case m.connected >= m.settings.MaxConnections:
 		return wire.Connack{Code: wire.ServerBusy, Reason: "too many connections"}, false
 	}
-	m.connected[s] = struct{}{}
+	m.sessions[s] = true
+	m.connected++
 	m.metrics.connections.Add(ctx, 1)
 	return wire.Connack{}, true
 }
@@ -143,8 +156,10 @@ func (m *Manager) claim(s *Session) (previous *Session, epoch uint64) {
 func (m *Manager) leave(s *Session) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, ok := m.connected[s]; ok {
-		delete(m.connected, s)
+	counted := m.sessions[s]
+	delete(m.sessions, s)
+	if counted {
+		m.connected--
 		m.metrics.connections.Add(context.Background(), -1)
 	}
 	if m.owners[s.key] == s {
@@ -162,8 +177,8 @@ const drainPace = 10 * time.Millisecond
 func (m *Manager) Drain(ctx context.Context) {
 	m.mu.Lock()
 	m.draining = true
-	sessions := make([]*Session, 0, len(m.connected))
-	for s := range m.connected {
+	sessions := make([]*Session, 0, len(m.sessions))
+	for s := range m.sessions {
 		sessions = append(sessions, s)
 	}
 	m.mu.Unlock()

@@ -42,14 +42,6 @@ type Session struct {
 
 var _ wire.Handler = (*Session)(nil)
 
-// NewSession makes the session of a connection. It is for [wire.Config].
-func (m *Manager) NewSession(conn *wire.Conn) wire.Handler {
-	s := &Session{manager: m, conn: conn, logger: m.logger, subscriptions: make(map[string]*subscription)}
-	s.acks.init(s, int(m.settings.ReceiveMaximum))
-	s.work.init()
-	return s
-}
-
 // Connected implements wire.Handler.
 func (s *Session) Connected() {
 	s.logger.LogAttrs(s.conn.Context(), slog.LevelDebug, "connected", s.attributes()...)
@@ -183,11 +175,13 @@ func (s *Session) lost(err delivery.SessionError) {
 
 var takenOver = wire.End{Label: labelTakenOver, Code: wire.SessionTakenOver, Reason: "another connection uses this client identifier"}
 
+var shuttingDown = wire.End{Label: "shutting_down", Code: wire.ServerShuttingDown, Reason: "server is shutting down"}
+
 // drain ends the session for a restart, once its commands have their results.
 func (s *Session) drain(ctx context.Context) {
 	s.draining.Store(true)
 	s.acks.settled(ctx)
-	s.conn.End(wire.End{Label: "shutting_down", Code: wire.ServerShuttingDown, Reason: "server is shutting down"})
+	s.conn.End(shuttingDown)
 	select {
 	case <-ctx.Done():
 	case <-s.conn.Engine().Done():

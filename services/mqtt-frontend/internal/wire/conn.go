@@ -74,11 +74,11 @@ func newConn(ctx context.Context, s *Server, nc net.Conn) *Conn {
 		Conn: nc, WriteTimeout: s.cfg.WriteTimeout, Passed: s.cfg.Passed,
 		Failed: func(err error) { c.End(End{Label: "write_failed", Err: err}) },
 	})
-	c.handler = s.cfg.NewHandler(c)
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.timer = time.AfterFunc(s.cfg.ConnectTimeout, func() { c.End(End{Label: "connect_timeout"}) })
+	c.mu.Unlock()
 	c.forget = context.AfterFunc(ctx, func() { c.End(End{Label: "stopped"}) })
+	c.handler = s.cfg.NewHandler(c)
 	return c
 }
 
