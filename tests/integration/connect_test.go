@@ -154,10 +154,14 @@ func connectAs(t *testing.T, username, password *string) rawmqtt.Connect {
 	return rawmqtt.Connect{ClientID: testkit.UniqueName(t), CleanStart: true, Username: username, Password: password}
 }
 
-// flipped is a text with another character in the middle of its last part, where
-// all bits of it count.
+// flipped is a token or an API key with another character in the middle of its last
+// part, where all bits of it count.
 func flipped(text string) string {
-	at := strings.LastIndexAny(text, "._") + 5
+	separator := "."
+	if !strings.Contains(text, separator) {
+		separator = "_"
+	}
+	at := strings.LastIndex(text, separator) + 5
 	other := byte('A')
 	if text[at] == other {
 		other = 'B'
@@ -211,7 +215,8 @@ func TestConnectCredentials(t *testing.T) {
 		{"token as password, empty user name", s, &empty, &token, connectAccepted, asOwner},
 		{
 			"password that is no token", s, nil, &word,
-			connectAnswer{v5: 0x86, reason: "bad credentials", closed311: true}, nobody,
+			connectAnswer{v5: 0x86, reason: "bad credentials", closed311: true},
+			nobody,
 		},
 		{"password that is no token, empty user name", s, &empty, &word, connectBadCredentials, nobody},
 		{"API key as password, empty user name", s, &empty, &owner.Key, connectBadCredentials, nobody},
