@@ -120,6 +120,53 @@ func TestWatchHeartbeats(t *testing.T) {
 	}
 }
 
+// Heartbeats come while there are changes, too.
+func TestWatchHeartbeatsAmongChanges(t *testing.T) {
+	t.Parallel()
+	i := devIssuer(t)
+	s := start(t, configFor(t, i))
+	root := s.root(t, i)
+	root.createUser(t, "dev", "sub-demo", "demo")
+	w := s.watch(t, &authorizationv1.WatchRequest{})
+	seen := w.next(t).GetHello().GetRevision()
+	if beat := w.next(t).GetHeartbeat(); beat.GetRevision() != seen {
+		t.Errorf("the message after the hello: %v, want a heartbeat with revision %d", beat, seen)
+	}
+	beats := make(chan struct{})
+	go func() {
+		defer close(beats)
+		for range 2 {
+			for {
+				message, err := w.stream.Recv()
+				if err != nil {
+					t.Errorf("watch: %v", err)
+					return
+				}
+				if beat := message.GetHeartbeat(); beat != nil {
+					if beat.GetRevision() != seen {
+						t.Errorf("heartbeat with revision %d after the change %d", beat.GetRevision(), seen)
+					}
+					break
+				}
+				seen = message.GetChange().GetRevision()
+			}
+		}
+	}()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for disabled := true; ; disabled = !disabled {
+		select {
+		case <-beats:
+			return
+		case <-deadline:
+			t.Fatal("no two heartbeats in 10 s with ten changes a second")
+		case <-tick.C:
+			root.disable(t, "demo", disabled)
+		}
+	}
+}
+
 func TestWatchResumes(t *testing.T) {
 	t.Parallel()
 	i := devIssuer(t)

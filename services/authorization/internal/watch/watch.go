@@ -43,7 +43,9 @@ type Request struct {
 // Run streams until ctx ends, stopping is closed (ErrStopping), or the store or
 // the sink fails.
 func Run(ctx context.Context, stopping <-chan struct{}, s changeStore, request Request, sink Sink) error {
-	timer := time.NewTimer(heartbeat)
+	// The first heartbeat comes as soon as everything that was missed has been sent,
+	// and changes put none off: a receiver may live by heartbeats alone.
+	timer := time.NewTimer(0)
 	defer timer.Stop()
 	at, err := begin(ctx, s, request, sink)
 	if err != nil {
@@ -72,7 +74,6 @@ func Run(ctx context.Context, stopping <-chan struct{}, s changeStore, request R
 			}
 			at = c.Revision
 		}
-		timer.Reset(heartbeat)
 		if len(changes) == batch {
 			continue // there may be more
 		}
