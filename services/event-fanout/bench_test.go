@@ -15,9 +15,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"mqtt-integration/libs/testkit"
-	eventfanout "mqtt-integration/services/event-fanout"
-
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
+	eventfanout "mqtt-integration/services/event-fanout"
 )
 
 // The benchmarks drive an instance with a frontend that looks only at what it has
@@ -78,7 +77,7 @@ func (c countingCodec) Unmarshal(data mem.BufferSlice, v any) error {
 				number, n = protowire.ConsumeVarint(delivery)
 			}
 			delivery = delivery[n:]
-			switch field {
+			switch field { //nolint:exhaustive // field numbers are no enum
 			case 2:
 				subscriptions = bytes
 			case 3:

@@ -2,15 +2,15 @@ package eventfanout_test
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"mqtt-integration/libs/testkit"
-	eventfanout "mqtt-integration/services/event-fanout"
-
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
+	eventfanout "mqtt-integration/services/event-fanout"
 )
 
 func TestEventProducedAfterOpenedIsDelivered(t *testing.T) {
@@ -112,7 +112,7 @@ func TestBytesOfTheWindowAreExact(t *testing.T) {
 	session := f.attach(newIdentity(t))
 	large := make([]testkit.Record, 6)
 	for i := range large {
-		large[i] = event(fmt.Sprint(i))
+		large[i] = event(strconv.Itoa(i))
 		large[i].Value = make([]byte, 10_000)
 	}
 	sub, _ := f.open(&eventsv1.Open{Session: session, Application: app, Window: &eventsv1.Window{Events: 100, Bytes: 25_000}})
@@ -142,7 +142,7 @@ func TestBacklogIsCaughtUpWithAFullWindow(t *testing.T) {
 	id := newIdentity(t)
 	sub := f.subscribe(f.attach(id), app, 256)
 	for p := range int32(4) {
-		testkit.ProduceTo(t, brokers, topic, p, events(fmt.Sprint(p), n/4)...)
+		testkit.ProduceTo(t, brokers, topic, p, events(fmt.Sprintf("p%d", p), n/4)...)
 	}
 	began := time.Now()
 	next := map[int32]int64{}

@@ -18,13 +18,12 @@ import (
 	"mqtt-integration/libs/cloudevent"
 	"mqtt-integration/libs/daemon"
 	"mqtt-integration/libs/grpcserver"
+	adminv1 "mqtt-integration/proto/gen/mqttintegration/admin/v1"
+	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 	"mqtt-integration/services/event-fanout/internal/commit"
 	"mqtt-integration/services/event-fanout/internal/kafka"
 	"mqtt-integration/services/event-fanout/internal/stream"
 	"mqtt-integration/services/event-fanout/internal/tail"
-
-	adminv1 "mqtt-integration/proto/gen/mqttintegration/admin/v1"
-	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 )
 
 const scope = "mqtt-integration/services/event-fanout"

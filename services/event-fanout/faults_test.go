@@ -12,9 +12,8 @@ import (
 	"mqtt-integration/libs/config"
 	"mqtt-integration/libs/naming"
 	"mqtt-integration/libs/testkit"
-	eventfanout "mqtt-integration/services/event-fanout"
-
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
+	eventfanout "mqtt-integration/services/event-fanout"
 )
 
 func TestKafkaCutOff(t *testing.T) {
@@ -116,8 +115,8 @@ func TestTheNewestConnectOwnsASession(t *testing.T) {
 	brokers := testkit.Kafka(t)
 	app, topic := newApplication(t, brokers, 1)
 	i := startInstance(t, brokers, func(c *eventfanout.Config) { c.Sessions.Grace = time.Second })
-	old, young := newIdentity(t), identity{}
-	young = old
+	old := newIdentity(t)
+	young := old
 	young.epoch, young.connection = old.epoch+1, old.connection+"-2"
 	a, b := connect(t, i), connect(t, i)
 	sub := a.subscribe(a.attach(old), app, 10)

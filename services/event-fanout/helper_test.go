@@ -17,9 +17,8 @@ import (
 	"mqtt-integration/libs/daemon"
 	"mqtt-integration/libs/naming"
 	"mqtt-integration/libs/testkit"
-	eventfanout "mqtt-integration/services/event-fanout"
-
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
+	eventfanout "mqtt-integration/services/event-fanout"
 )
 
 func TestMain(m *testing.M) {
@@ -36,8 +35,8 @@ type instance struct {
 }
 
 // startInstance runs the service until the test ends.
-func startInstance(t testing.TB, brokers []string, adapt func(*eventfanout.Config)) *instance {
-	t.Helper()
+func startInstance(tb testing.TB, brokers []string, adapt func(*eventfanout.Config)) *instance {
+	tb.Helper()
 	cfg := eventfanout.DefaultConfig()
 	cfg.Kafka.Brokers = brokers
 	cfg.GRPC.Address = "127.0.0.1:0"
@@ -47,9 +46,9 @@ func startInstance(t testing.TB, brokers []string, adapt func(*eventfanout.Confi
 	if adapt != nil {
 		adapt(&cfg)
 	}
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	level := slog.LevelError
 	if testing.Verbose() {
@@ -57,7 +56,7 @@ func startInstance(t testing.TB, brokers []string, adapt func(*eventfanout.Confi
 	}
 	env := daemon.NewEnv(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 	env.Listen = func(context.Context, string, string) (net.Listener, error) { return listener, nil }
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	done := make(chan error, 1)
 	go func() { done <- eventfanout.Run(ctx, cfg, env) }()
 	stopped := false
@@ -71,13 +70,13 @@ func startInstance(t testing.TB, brokers []string, adapt func(*eventfanout.Confi
 		select {
 		case err := <-done:
 			if err != nil {
-				t.Errorf("Run: %v", err)
+				tb.Errorf("Run: %v", err)
 			}
 		case <-time.After(patience):
-			t.Error("Run did not end")
+			tb.Error("Run did not end")
 		}
 	}
-	t.Cleanup(i.stop)
+	tb.Cleanup(i.stop)
 	return i
 }
 
@@ -103,24 +102,24 @@ type delivery struct {
 
 func (d delivery) String() string { return fmt.Sprintf("%d/%d", d.partition, d.offset) }
 
-func connect(t testing.TB, i *instance) *frontend {
-	t.Helper()
-	return connectWith(t, i, 0)
+func connect(tb testing.TB, i *instance) *frontend {
+	tb.Helper()
+	return connectWith(tb, i, 0)
 }
 
-func connectWith(t testing.TB, i *instance, maxFrame uint32) *frontend {
-	t.Helper()
+func connectWith(tb testing.TB, i *instance, maxFrame uint32) *frontend {
+	tb.Helper()
 	conn, err := grpc.NewClient(i.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	stream, err := eventsv1.NewEventsServiceClient(conn).Deliver(ctx, grpc.WaitForReady(true))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	f := &frontend{
-		t: t, conn: conn, stream: stream, cancel: cancel,
+		t: tb, conn: conn, stream: stream, cancel: cancel,
 		frames: make(chan *eventsv1.DeliverResponse), done: make(chan error, 1), early: map[uint64][]delivery{},
 	}
 	f.send(&eventsv1.DeliverRequest{Frame: &eventsv1.DeliverRequest_Hello{Hello: &eventsv1.ClientHello{
@@ -142,10 +141,10 @@ func connectWith(t testing.TB, i *instance, maxFrame uint32) *frontend {
 			}
 		}
 	}()
-	t.Cleanup(f.close)
+	tb.Cleanup(f.close)
 	f.hello = f.next("hello").GetHello()
 	if f.hello == nil {
-		t.Fatal("the first frame is no hello")
+		tb.Fatal("the first frame is no hello")
 	}
 	return f
 }
@@ -153,7 +152,7 @@ func connectWith(t testing.TB, i *instance, maxFrame uint32) *frontend {
 // close breaks the stream.
 func (f *frontend) close() {
 	f.cancel()
-	for range f.frames { //nolint:revive // until it is closed
+	for range f.frames {
 	}
 	_ = f.conn.Close()
 }
@@ -213,12 +212,12 @@ type identity struct {
 	connection string
 }
 
-func newIdentity(t testing.TB) identity {
-	t.Helper()
+func newIdentity(tb testing.TB) identity {
+	tb.Helper()
 	return identity{
-		key:        &eventsv1.SessionKey{Issuer: "dev", Subject: "user", ClientId: testkit.UniqueName(t)},
+		key:        &eventsv1.SessionKey{Issuer: "dev", Subject: "user", ClientId: testkit.UniqueName(tb)},
 		epoch:      uint64(time.Now().UnixMicro()),
-		connection: testkit.UniqueName(t),
+		connection: testkit.UniqueName(tb),
 	}
 }
 
@@ -363,11 +362,11 @@ func (f *frontend) ack(subscription uint64, deliveries ...delivery) {
 }
 
 // newApplication is an application with a topic.
-func newApplication(t testing.TB, brokers []string, partitions int32) (application, topic string) {
-	t.Helper()
-	application = testkit.UniqueName(t)
+func newApplication(tb testing.TB, brokers []string, partitions int32) (application, topic string) {
+	tb.Helper()
+	application = testkit.UniqueName(tb)
 	topic = naming.EventsTopic(application)
-	testkit.CreateTopic(t, brokers, topic, partitions)
+	testkit.CreateTopic(tb, brokers, topic, partitions)
 	return application, topic
 }
 
@@ -398,14 +397,14 @@ func idOf(e *eventsv1.Event) string {
 }
 
 // eventually waits until a condition holds.
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, holds func() bool) {
+	tb.Helper()
 	deadline := time.Now().Add(patience)
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not after %v", what, patience)
+			tb.Fatalf("%s: not after %v", what, patience)
 		}
 		<-ticker.C
 	}

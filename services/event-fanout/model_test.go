@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"mqtt-integration/libs/testkit"
-	eventfanout "mqtt-integration/services/event-fanout"
-
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
+	eventfanout "mqtt-integration/services/event-fanout"
 )
 
 var (
@@ -78,7 +79,7 @@ func TestRandomInterleavings(t *testing.T) {
 	produced := 0
 	produce := func() {
 		p := int32(random.IntN(3))
-		records := events(fmt.Sprint(produced), 1+random.IntN(60))
+		records := events(strconv.Itoa(produced), 1+random.IntN(60))
 		for n := range records {
 			records[n].Value = make([]byte, random.IntN(8000))
 		}
@@ -89,7 +90,7 @@ func TestRandomInterleavings(t *testing.T) {
 	clients := make([]*clientModel, 4)
 	frontends := []*frontend{connect(t, i), connect(t, i)}
 	for n := range clients {
-		c := &clientModel{name: fmt.Sprint(n), id: newIdentity(t), f: frontends[n%2], window: 1 + random.IntN(50)}
+		c := &clientModel{name: strconv.Itoa(n), id: newIdentity(t), f: frontends[n%2], window: 1 + random.IntN(50)}
 		c.start(t, app, ends, nil)
 		clients[n] = c
 	}
@@ -268,11 +269,12 @@ func (c *clientModel) acknowledge(random *rand.Rand) {
 	}
 }
 
-func (c *clientModel) state() (s string) {
+func (c *clientModel) state() string {
+	var b strings.Builder
 	for n, p := range c.partitions {
-		s += fmt.Sprintf(" %d: next %d unacked %d pos %d;", n, p.next, len(p.unacked), p.position())
+		fmt.Fprintf(&b, " %d: next %d, %d unacknowledged, position %d;", n, p.next, len(p.unacked), p.position())
 	}
-	return s
+	return b.String()
 }
 
 func (c *clientModel) behind(ends map[int32]int64) bool {

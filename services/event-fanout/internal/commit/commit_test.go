@@ -34,7 +34,7 @@ func (f *fakeStore) Commit(_ context.Context, offsets map[kafka.Place]int64, met
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.requests++
-	if f.err != nil && !errors.As(f.err, new(kafka.PartitionErrors)) {
+	if f.err != nil && !errors.As(f.err, new(kafka.PartitionsError)) {
 		return f.err
 	}
 	for place, offset := range offsets {
@@ -173,7 +173,7 @@ func TestRefusedPartitionIsNotTriedAgainUntilItMoves(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		store.fail(kafka.PartitionErrors{place(0): errors.New("no such topic")})
+		store.fail(kafka.PartitionsError{place(0): errors.New("no such topic")})
 		positions[place(0)].Move(3)
 		time.Sleep(10 * time.Second)
 		if n := store.count(); n != 2 {

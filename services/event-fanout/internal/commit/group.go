@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,9 +125,7 @@ func (g *Group) StartLater(place kafka.Place, offset int64) *Position {
 func (g *Group) put(positions map[kafka.Place]*Position) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for place, p := range positions {
-		g.positions[place] = p
-	}
+	maps.Copy(g.positions, positions)
 }
 
 // Known returns the positions of a topic that this process has, which are as new
@@ -269,7 +268,7 @@ func (g *Group) flush(ctx context.Context, everything bool) error {
 	}
 	err := g.store.Commit(ctx, offsets, g.scheduler.cfg.Metadata)
 	g.scheduler.count(ctx, err)
-	var refused kafka.PartitionErrors
+	var refused kafka.PartitionsError
 	if err != nil && !errors.As(err, &refused) {
 		g.touch()
 		g.dirtySince.Store(since)

@@ -300,12 +300,12 @@ func (c *Cluster) retry(ctx context.Context, f func() error) error {
 	}
 }
 
-// protocolFault is an error that a broker put into an answer: the connection is fine.
-type protocolFault struct{ error }
+// brokerError is an error that a broker put into an answer: the connection is fine.
+type brokerError struct{ error }
 
-func (f protocolFault) Unwrap() error { return f.error }
+func (f brokerError) Unwrap() error { return f.error }
 
-func protocolError(err error) error { return protocolFault{err} }
+func protocolError(err error) error { return brokerError{err} }
 
 // classify marks what may go away by itself, and what is no topic.
 func classify(err error) error {

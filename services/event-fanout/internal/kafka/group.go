@@ -38,11 +38,11 @@ type Committed struct {
 	Metadata string
 }
 
-// PartitionErrors are the partitions whose offsets were not committed by a
+// PartitionsError are the partitions whose offsets were not committed by a
 // request whose other partitions were.
-type PartitionErrors map[Place]error
+type PartitionsError map[Place]error
 
-func (e PartitionErrors) Error() string {
+func (e PartitionsError) Error() string {
 	for place, err := range e {
 		return fmt.Sprintf("%d partitions not committed, one is %s: %v", len(e), place, err)
 	}
@@ -50,7 +50,7 @@ func (e PartitionErrors) Error() string {
 }
 
 // Unwrap returns the errors.
-func (e PartitionErrors) Unwrap() []error {
+func (e PartitionsError) Unwrap() []error {
 	errs := make([]error, 0, len(e))
 	for _, err := range e {
 		errs = append(errs, err)
@@ -68,7 +68,7 @@ const (
 )
 
 // Commit commits offsets, and returns nil once Kafka has all of them. An offset
-// that Kafka refuses is in a PartitionErrors; the others are committed then.
+// that Kafka refuses is in a PartitionsError; the others are committed then.
 func (g *Group) Commit(ctx context.Context, offsets map[Place]int64, metadata string) error {
 	if len(offsets) == 0 {
 		return nil
@@ -86,7 +86,7 @@ func (g *Group) Commit(ctx context.Context, offsets map[Place]int64, metadata st
 		if err != nil {
 			return err
 		}
-		var failed PartitionErrors
+		var failed PartitionsError
 		for place := range offsets {
 			code, ok := response.Errors[place.Topic][place.Partition]
 			if !ok {
@@ -99,7 +99,7 @@ func (g *Group) Commit(ctx context.Context, offsets map[Place]int64, metadata st
 				return protocolError(fmt.Errorf("commit offsets of group %q: %w", g.name, code))
 			}
 			if failed == nil {
-				failed = PartitionErrors{}
+				failed = PartitionsError{}
 			}
 			failed[place] = code
 		}

@@ -44,7 +44,7 @@ func (p *pool) tokens(address string) (chan *sarama.Broker, error) {
 }
 
 // do calls f with a connection to a broker. An error of f that is no
-// protocolFault closes the connection.
+// brokerError closes the connection.
 func (p *pool) do(ctx context.Context, address string, f func(*sarama.Broker) error) error {
 	tokens, err := p.tokens(address)
 	if err != nil {
@@ -64,7 +64,7 @@ func (p *pool) do(ctx context.Context, address string, f func(*sarama.Broker) er
 		}
 	}
 	err = f(broker)
-	var fault protocolFault
+	var fault brokerError
 	if err == nil || errors.As(err, &fault) {
 		tokens <- broker
 		return classify(err)

@@ -59,7 +59,7 @@ type subscription struct {
 	windowEvents, windowBytes int64
 	events, bytes             int64 // outstanding
 	cursors                   []*cursorOf
-	stalled                   int // cursors that are
+	stalled                   int       // cursors that are
 	last                      *cursorOf // the one that was served last
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 
@@ -12,11 +13,10 @@ import (
 	"google.golang.org/grpc/status"
 
 	"mqtt-integration/libs/naming"
+	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 	"mqtt-integration/services/event-fanout/internal/commit"
 	"mqtt-integration/services/event-fanout/internal/kafka"
 	"mqtt-integration/services/event-fanout/internal/tail"
-
-	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 )
 
 // refusal is why a subscription is not opened.
@@ -183,7 +183,7 @@ func (s *stream) position(ctx context.Context, sub *subscription, frame *eventsv
 	opened := &eventsv1.Opened{Subscription: sub.handle}
 	for _, partition := range partitions {
 		place := kafka.Place{Topic: sub.topic, Partition: partition}
-		s.addCursor(sub, place, starts[partition], positions[place])
+		s.addCursor(sub, place, starts[partition], positions[place]) //nolint:contextcheck // rings outlive the request
 		opened.Positions = append(opened.Positions, &eventsv1.Position{Partition: partition, Offset: starts[partition].next})
 	}
 	s.answer(&eventsv1.DeliverResponse{Frame: &eventsv1.DeliverResponse_Opened{Opened: opened}})
@@ -314,10 +314,7 @@ func (s *stream) resume(ctx context.Context, sub *subscription, point *eventsv1.
 
 // without drops what is named: its positions need no look.
 func without(known map[int32]int64, named map[int32]start) map[int32]int64 {
-	rest := make(map[int32]int64, len(known))
-	for p, offset := range known {
-		rest[p] = offset
-	}
+	rest := maps.Clone(known)
 	for p, st := range named {
 		rest[p] = st.next
 	}

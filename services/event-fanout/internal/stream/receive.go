@@ -11,9 +11,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"mqtt-integration/libs/naming"
-	"mqtt-integration/services/event-fanout/internal/commit"
-
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
+	"mqtt-integration/services/event-fanout/internal/commit"
 )
 
 // receive handles the frames of the frontend until it half-closes.
@@ -111,7 +110,7 @@ func (s *stream) credit(frame *eventsv1.Credit) {
 
 func (s *stream) setWindow(sub *subscription, w *eventsv1.Window) {
 	sub.windowEvents = int64(min(max(w.GetEvents(), 1), uint32(s.server.cfg.MaxWindow))) //nolint:gosec // at most 65535
-	sub.windowBytes = int64(min(w.GetBytes(), 1<<62))                                    //nolint:gosec // it fits
+	sub.windowBytes = int64(min(w.GetBytes(), 1<<62))
 }
 
 func (s *stream) attach(frame *eventsv1.Attach) error {

@@ -12,11 +12,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 	"mqtt-integration/services/event-fanout/internal/commit"
 	"mqtt-integration/services/event-fanout/internal/kafka"
 	"mqtt-integration/services/event-fanout/internal/tail"
-
-	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 )
 
 // Config is what [New] needs.
@@ -159,7 +158,7 @@ func (s *Server) Run(ctx context.Context) {
 		case now := <-tidy.C:
 			s.cfg.Tails.Sweep()
 			for _, group := range s.owners.expire(now) {
-				s.done.Go(func() { s.deleteLeftGroup(group) })
+				s.done.Go(func() { s.deleteLeftGroup(group) }) //nolint:contextcheck // it outlives this loop
 			}
 		case <-refresh.C:
 			s.refreshTopics(ctx)
@@ -211,7 +210,7 @@ func (s *Server) refreshTopic(ctx context.Context, topic string, streams []*stre
 	}
 	s.cfg.Logger.InfoContext(ctx, "topic has new partitions", slog.String("kafka_topic", topic), slog.Int("count", len(starts)))
 	for _, st := range streams {
-		st.grow(topic, starts)
+		st.grow(topic, starts) //nolint:contextcheck // rings outlive the request
 	}
 	return nil
 }

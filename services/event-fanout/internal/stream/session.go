@@ -7,9 +7,8 @@ import (
 	"time"
 
 	"mqtt-integration/libs/naming"
-	"mqtt-integration/services/event-fanout/internal/commit"
-
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
+	"mqtt-integration/services/event-fanout/internal/commit"
 )
 
 // key identifies an MQTT session.

@@ -13,10 +13,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 	"mqtt-integration/services/event-fanout/internal/kafka"
 	"mqtt-integration/services/event-fanout/internal/tail"
-
-	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 )
 
 const (
@@ -255,8 +254,7 @@ func (s *stream) fetched(c *cursorOf, chunk *tail.Chunk, err error) {
 	defer s.mu.Unlock()
 	s.reads--
 	if c.state == fetching {
-		var out tail.OutOfRange
-		if errors.As(err, &out) {
+		if out, ok := errors.AsType[tail.RangeError](err); ok {
 			s.outOfRange(c, out)
 		}
 		c.chunk = chunk
@@ -274,7 +272,7 @@ func (s *stream) fetched(c *cursorOf, chunk *tail.Chunk, err error) {
 }
 
 // outOfRange takes a cursor to the start of the log.
-func (s *stream) outOfRange(c *cursorOf, out tail.OutOfRange) {
+func (s *stream) outOfRange(c *cursorOf, out tail.RangeError) {
 	if c.next > out.End {
 		s.restart(c, out.Start)
 		return

@@ -28,11 +28,11 @@ type Chunk struct {
 	cost     int64
 }
 
-// OutOfRange says that a log does not reach to a position: it begins at Start,
+// RangeError says that a log does not reach to a position: it begins at Start,
 // above the position, or ends at End, below it.
-type OutOfRange struct{ Start, End int64 }
+type RangeError struct{ Start, End int64 }
 
-func (e OutOfRange) Error() string {
+func (e RangeError) Error() string {
 	return fmt.Sprintf("the log reaches from %d to %d", e.Start, e.End)
 }
 
@@ -101,7 +101,7 @@ func (c *CatchUp) Kept(place kafka.Place, offset int64) *Chunk {
 }
 
 // Read reads the chunk at an offset and calls back from another goroutine: with
-// the chunk, which covers at least that offset; with an OutOfRange; or, not before
+// the chunk, which covers at least that offset; with a RangeError; or, not before
 // a while, with another error after which it is worth trying again. The caller
 // bounds how many reads it has under way, each of which keeps a goroutine.
 func (c *CatchUp) Read(place kafka.Place, offset int64, callback func(*Chunk, error)) {
@@ -130,7 +130,7 @@ func (c *CatchUp) read(key chunkKey) {
 	case <-c.ctx.Done():
 		err = c.ctx.Err()
 	}
-	if err != nil && !errors.As(err, new(OutOfRange)) {
+	if err != nil && !errors.As(err, new(RangeError)) {
 		sleep(c.ctx, retryAfter)
 	}
 	c.mu.Lock()
@@ -181,7 +181,7 @@ func (c *CatchUp) outOfRange(key chunkKey) error {
 	if err != nil {
 		return err
 	}
-	out := OutOfRange{Start: starts[key.place.Partition], End: ends[key.place.Partition]}
+	out := RangeError{Start: starts[key.place.Partition], End: ends[key.place.Partition]}
 	if out.Start <= key.offset && key.offset <= out.End {
 		return errNothing // it has changed meanwhile: try again
 	}

@@ -122,7 +122,7 @@ func TestConcurrentReadsAreBounded(t *testing.T) {
 	for n := range int64(10) {
 		answers = append(answers, read(c, n*10))
 	}
-	time.Sleep(50 * time.Millisecond) //nolint:forbidigo // more would have begun by now
+	time.Sleep(50 * time.Millisecond) // more would have begun by now
 	if n := k.fetches.Load(); n > 2 {
 		t.Errorf("%d fetches at once, want 2", n)
 	}
@@ -140,8 +140,8 @@ func TestReadOutOfRange(t *testing.T) {
 	close(k.gate)
 	c := newCatchUp(t, k, 0)
 	for _, offset := range []int64{0, 200} {
-		var out OutOfRange
-		if got := <-read(c, offset); !errors.As(got.err, &out) || out != (OutOfRange{50, 100}) {
+		var out RangeError
+		if got := <-read(c, offset); !errors.As(got.err, &out) || out != (RangeError{50, 100}) {
 			t.Errorf("at %d: %v, want that the log reaches from 50 to 100", offset, got.err)
 		}
 	}

@@ -53,7 +53,7 @@ func (o *outcomes) flush() {
 	}
 	for verdict, n := range o.verdicts {
 		if n > 0 {
-			o.count(cloudevent.Verdict(verdict).String(), n) //nolint:gosec // an index of the array
+			o.count(cloudevent.Verdict(verdict).String(), n)
 			o.verdicts[verdict] = 0
 		}
 	}

@@ -222,7 +222,7 @@ func (r *reader) consume(ctx context.Context, log *slog.Logger, consumer sarama.
 				break
 			}
 			r.ring.publish()
-			r.outcomes.flush()
+			r.outcomes.flush() //nolint:contextcheck // a counter needs none
 			r.ring.notify()
 		case failure, ok := <-failures:
 			switch {
