@@ -54,6 +54,7 @@ type subscription struct {
 	session     *session
 	application string
 	topic       string
+	opened      bool // Opened was answered
 	closing     bool // it is closed, perhaps while it was being opened
 
 	windowEvents, windowBytes int64

@@ -130,17 +130,23 @@ func (s *stream) refuse(handle uint64, err error) {
 }
 
 // opening positions a subscription: it finds where to begin, commits that, and
-// only then adds cursors and answers.
+// only then adds cursors and answers. A request that hangs may keep it longer than
+// its deadline, but not the answer.
 func (s *stream) opening(ctx context.Context, sub *subscription, frame *eventsv1.Open) {
 	ctx, cancel := context.WithTimeout(ctx, s.server.cfg.OpenTimeout)
 	defer cancel()
-	err := s.position(ctx, sub, frame)
-	if err == nil {
-		return
+	late := context.AfterFunc(ctx, func() { s.notOpened(ctx, sub, ctx.Err()) })
+	defer late()
+	if err := s.position(ctx, sub, frame); err != nil {
+		s.notOpened(ctx, sub, err)
 	}
+}
+
+// notOpened answers an Open that failed, once.
+func (s *stream) notOpened(ctx context.Context, sub *subscription, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sub.closing {
+	if sub.closing || sub.opened {
 		return
 	}
 	if !errors.As(err, new(refusal)) {
@@ -180,6 +186,7 @@ func (s *stream) position(ctx context.Context, sub *subscription, frame *eventsv
 	if sub.closing || positions == nil {
 		return nil
 	}
+	sub.opened = true
 	opened := &eventsv1.Opened{Subscription: sub.handle}
 	for _, partition := range partitions {
 		place := kafka.Place{Topic: sub.topic, Partition: partition}
