@@ -99,7 +99,7 @@ func DefaultConfig() Config {
 		MQTT: MQTTConfig{
 			MaxConnections: 10_000, MaxPacketSize: config.MiB, MaxConnectSize: 256 * config.KiB,
 			ReceiveMaximum: 100, TopicAliasMaximum: 32,
-			MaxInflight: 256, MaxInflightBytes: config.MiB, MaxSubscriptions: 100,
+			MaxInflight: 256, MaxInflightBytes: 4 * config.MiB, MaxSubscriptions: 100,
 			ConnectTimeout: 10 * time.Second, WriteTimeout: 5 * time.Second, SubscribeTimeout: 15 * time.Second,
 		},
 		Commands:       CommandsConfig{Rejected311: RejectedClose, AuthContext: true},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -97,12 +98,15 @@ func TestWithoutTheOtherServicesNobodyIsLetIn(t *testing.T) {
 	t.Parallel()
 	address, _ := start(t)
 	for level, want := range map[byte]byte{4: 3, 5: 0x88} {
-		c := dial(t, address, level)
-		c.Send(mqtttest.Connect(level, "c", "anna", "key"))
-		if k := c.Want(packets.Connack); k.ReasonCode != want {
-			t.Errorf("level %d: CONNACK %#x, want %#x", level, k.ReasonCode, want)
-		}
-		c.WantClosed()
+		t.Run(strconv.Itoa(int(level)), func(t *testing.T) {
+			t.Parallel()
+			c := dial(t, address, level)
+			c.Send(mqtttest.Connect(level, "c", "anna", "key"))
+			if k := c.Want(packets.Connack); k.ReasonCode != want {
+				t.Errorf("CONNACK %#x, want %#x", k.ReasonCode, want)
+			}
+			c.WantClosed()
+		})
 	}
 }
 

@@ -174,8 +174,8 @@ func (s *Session) start(k *wire.Connect, epoch uint64) {
 		Level: k.Level, Events: inflight, Bytes: settings.MaxInflightBytes, MaxPacketSize: k.MaxPacketSize,
 	})
 	s.window = delivery.Window{
-		Events: uint32(max(2*inflight, minWindow)),    //nolint:gosec // at most twice a uint16
-		Bytes:  2 * uint64(settings.MaxInflightBytes), //nolint:gosec // positive
+		Events: uint32(max(2*inflight, minWindow)), //nolint:gosec // at most twice a uint16
+		Bytes:  uint64(settings.MaxInflightBytes),  //nolint:gosec // positive
 	}
 	s.events = s.manager.deps.Events.Session(delivery.SessionInfo{
 		Issuer: s.key.issuer, Subject: s.key.subject, ClientID: s.key.clientID, ConnectionID: s.conn.ID(),

@@ -88,11 +88,7 @@ func (c *Conn) next() error {
 		if c.ctx.Err() != nil {
 			return io.EOF
 		}
-		limit := c.server.cfg.MaxPacketSize
-		if c.connect == nil {
-			limit = c.server.cfg.MaxConnectSize
-		}
-		frame, v := c.in.frame(limit)
+		frame, v := c.in.frame(c.maxPacketSize())
 		switch {
 		case v != nil:
 			c.violate(v)
@@ -114,6 +110,18 @@ func (c *Conn) next() error {
 			c.pass = frame
 			return nil
 		}
+	}
+}
+
+// maxPacketSize of the next packet: that of CONNECT, then what CONNACK announced.
+func (c *Conn) maxPacketSize() int {
+	switch {
+	case c.connect == nil:
+		return c.server.cfg.MaxConnectSize
+	case c.connack != nil && c.connack.MaxPacketSize != 0:
+		return min(int(c.connack.MaxPacketSize), c.server.cfg.MaxPacketSize)
+	default:
+		return c.server.cfg.MaxPacketSize
 	}
 }
 
