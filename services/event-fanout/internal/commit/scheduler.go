@@ -33,7 +33,8 @@ type Config struct {
 
 // Scheduler commits the positions of many groups.
 type Scheduler struct {
-	cfg Config
+	cfg    Config
+	outage atomic.Bool // Kafka could not be reached at last
 
 	mu     sync.Mutex
 	dirty  []*Group
@@ -168,13 +169,17 @@ func (s *Scheduler) round(ctx context.Context, groups []*Group, everything bool)
 			err := g.flush(groupCtx, everything)
 			cancel()
 			if err == nil {
+				s.outage.Store(false)
 				continue
 			}
 			if everything {
 				g.refreshAt.Store(0) // with the next look
 			}
-			if errors.Is(err, kafka.ErrUnavailable) && away.Swap(true) {
-				continue // once per round is enough
+			if errors.Is(err, kafka.ErrUnavailable) {
+				away.Store(true)
+				if s.outage.Swap(true) {
+					continue // once per outage is enough
+				}
 			}
 			s.cfg.Logger.WarnContext(ctx, "positions not committed",
 				slog.String("group", g.Name()), slog.Any("error", err))

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -179,6 +180,9 @@ func (s *Server) refreshTopics(ctx context.Context) {
 		}
 		if err := s.refreshTopic(ctx, topic, streams); err != nil {
 			s.cfg.Logger.WarnContext(ctx, "partitions not looked up", slog.String("kafka_topic", topic), slog.Any("error", err))
+			if errors.Is(err, kafka.ErrUnavailable) {
+				return // so it would be for the others
+			}
 		}
 	}
 }

@@ -122,6 +122,18 @@ type reader struct {
 
 	record   cloudevent.Record
 	outcomes outcomes
+	warned   time.Time // zero while it can be read
+}
+
+// warnEvery is how often an outage is in the log, per partition.
+const warnEvery = 30 * time.Second
+
+func (r *reader) warn(ctx context.Context, log *slog.Logger, err error) {
+	if time.Since(r.warned) < warnEvery {
+		return
+	}
+	r.warned = time.Now()
+	log.WarnContext(ctx, "partition cannot be read for now", slog.Any("error", err))
 }
 
 const (
@@ -152,7 +164,7 @@ func (r *reader) run(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			log.WarnContext(ctx, "partition cannot be read", slog.Any("error", err))
+			r.warn(ctx, log, err)
 		}
 		if time.Since(began) > maxBackoff {
 			backoff = firstBackoff
@@ -221,6 +233,7 @@ func (r *reader) consume(ctx context.Context, log *slog.Logger, consumer sarama.
 				}
 				break
 			}
+			r.warned = time.Time{}
 			r.ring.publish()
 			r.outcomes.flush() //nolint:contextcheck // a counter needs none
 			r.ring.notify()
@@ -231,7 +244,7 @@ func (r *reader) consume(ctx context.Context, log *slog.Logger, consumer sarama.
 			case errors.Is(failure, sarama.ErrOffsetOutOfRange):
 				return failure.Err
 			default:
-				log.WarnContext(ctx, "partition cannot be read for now", slog.Any("error", failure.Err))
+				r.warn(ctx, log, failure.Err)
 			}
 		}
 	}
