@@ -71,9 +71,12 @@ func tryPaho5(t *testing.T, address string, cfg paho.ClientConfig, user, passwor
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
-	cfg.Conn, cfg.PacketTimeout = conn, patience
+	cfg.Conn = conn
+	if cfg.PacketTimeout == 0 {
+		cfg.PacketTimeout = patience
+	}
 	client := paho.NewClient(cfg)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

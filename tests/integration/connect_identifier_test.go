@@ -196,6 +196,20 @@ func TestConnectBeginsWithConnect(t *testing.T) {
 		{"will QoS without a will", "\x10\x0d\x00\x04MQTT\x04\x0a\x00\x3c" + id},
 		{"cut short", "\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x05"},
 		{"something behind it", "\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c" + id + "xx"},
+		{"client identifier with a NUL", "\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03a\x00b"},
+		{"client identifier that is no UTF-8", "\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03a\xffb"},
+		{"user name that is no UTF-8", "\x10\x12\x00\x04MQTT\x04\x82\x00\x3c" + id + "\x00\x03a\xffb"},
+		{"user name with a NUL", "\x10\x12\x00\x04MQTT\x04\x82\x00\x3c" + id + "\x00\x03a\x00b"},
+		{"one that says that it is larger than 256 KiB", "\x10\xff\xff\x7f\x00\x04MQTT\x04\x02\x00\x3c\x00\x05"},
+		{"length of five bytes", "\x10\x8d\x80\x80\x80\x00\x00\x04MQTT\x04\x02\x00\x3c" + id},
+		{"other flags of the packet", "\x12\x0d\x00\x04MQTT\x04\x02\x00\x3c" + id},
+		{"5, unknown property", "\x10\x10\x00\x04MQTT\x05\x02\x00\x3c\x02\x7f\x00" + id},
+		{"5, property of another packet", "\x10\x11\x00\x04MQTT\x05\x02\x00\x3c\x03\x23\x00\x01" + id},
+		{"5, property that comes twice", "\x10\x14\x00\x04MQTT\x05\x02\x00\x3c\x06\x21\x00\x01\x21\x00\x01" + id},
+		{"5, Receive Maximum 0", "\x10\x11\x00\x04MQTT\x05\x02\x00\x3c\x03\x21\x00\x00" + id},
+		{"5, Maximum Packet Size 0", "\x10\x13\x00\x04MQTT\x05\x02\x00\x3c\x05\x27\x00\x00\x00\x00" + id},
+		{"5, properties longer than the packet", "\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x7f" + id},
+		{"5, authentication data without a method", "\x10\x12\x00\x04MQTT\x05\x02\x00\x3c\x04\x16\x00\x01d" + id},
 		{"password without user name", "\x10\x10\x00\x04MQTT\x04\x42\x00\x3c" + id + "\x00\x01p"},
 	}
 	for _, tt := range tests {
@@ -252,5 +266,54 @@ func TestConnectAcknowledgementTellsTheTruth(t *testing.T) {
 	}
 	if size, ok := connack.Properties.Number(rawmqtt.MaximumPacketSize); !ok || size == 0 || size > 1<<20 {
 		t.Errorf("Maximum Packet Size %d, %v, want at most 1 MiB", size, ok)
+	}
+}
+
+// Who is silent for one and a half times the keep-alive is gone; without keep-alive,
+// silence means nothing.
+func TestConnectKeepAlive(t *testing.T) {
+	t.Parallel()
+	s := connectSystem(t, nil)
+	for _, v := range connectVersions {
+		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel()
+			connect := connectAs(t, nil, nil)
+			without, _ := connectTry(t, s.MQTT(), v, connect, connectAccepted)
+			connect.KeepAlive = 1
+			talking, connack := connectTry(t, s.MQTT(), v, connect, connectAccepted)
+			if keepAlive, ok := connack.Properties.Number(rawmqtt.ServerKeepAlive); ok {
+				t.Errorf("Server Keep Alive %d although the client's is accepted", keepAlive)
+			}
+			silent, _ := connectTry(t, s.MQTT(), v, connect, connectAccepted)
+			began := time.Now()
+			for range 4 {
+				<-time.After(350 * time.Millisecond)
+				connectPing(t, talking)
+			}
+			if v == rawmqtt.V5 {
+				if p, err := silent.Expect(rawmqtt.DISCONNECT, connectPatience); err != nil || p.Code != 0x8d {
+					t.Errorf("%v, %v, want DISCONNECT 0x8d", p, err)
+				}
+			}
+			connectClosed(t, silent)
+			if took := time.Since(began); took < 1400*time.Millisecond || took > 5*time.Second {
+				t.Errorf("a silent client was disconnected after %v, want 1.5 s and not much more", took)
+			}
+			connectPing(t, without)
+		})
+	}
+}
+
+// A limit of the server's own is told to clients of MQTT 5, which have to heed it.
+func TestConnectServerKeepAlive(t *testing.T) {
+	t.Parallel()
+	s := connectSystem(t, func(cfg *standalone.Config) { cfg.MQTTFrontend.MQTT.MaxKeepAlive = 60 * time.Second })
+	for keepAlive, want := range map[uint16]uint32{0: 60, 61: 60, 60: 0, 10: 0} {
+		connect := connectAs(t, nil, nil)
+		connect.KeepAlive = keepAlive
+		_, connack := connectTry(t, s.MQTT(), rawmqtt.V5, connect, connectAccepted)
+		if got, _ := connack.Properties.Number(rawmqtt.ServerKeepAlive); got != want {
+			t.Errorf("Server Keep Alive %d for a client with %d, want %d", got, keepAlive, want)
+		}
 	}
 }
