@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"mqtt-integration/services/mqtt-frontend/internal/delivery"
 	"mqtt-integration/services/mqtt-frontend/internal/event"
 	"mqtt-integration/services/mqtt-frontend/internal/mqtttest"
+	"mqtt-integration/services/mqtt-frontend/internal/session"
 )
 
 // fastClient reads PUBLISH packets of MQTT 3.1.1 from a socket and acknowledges
@@ -102,6 +104,58 @@ func BenchmarkDelivery(b *testing.B) {
 			b.ReportMetric(float64(cpu(b)-begin)/1e3/events, "cpu-µs/event")
 		})
 	}
+}
+
+// BenchmarkIdleConnections is what connections with a subscription cost that do
+// nothing: memory in the Go heap and stacks (the clients' sockets are in it, the
+// kernel's buffers are not), goroutines, and processor time to connect and
+// subscribe.
+func BenchmarkIdleConnections(b *testing.B) {
+	const n = 2000
+	for b.Loop() {
+		f := newFrontend(b, func(s *session.Settings) { s.MaxConnections = n })
+		var lc net.ListenConfig
+		l, err := lc.Listen(b.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		before, goroutines, begin := memory(), runtime.NumGoroutine(), cpu(b)
+		conns := make([]net.Conn, n)
+		for i := range conns {
+			if conns[i], err = new(net.Dialer).DialContext(b.Context(), "tcp", l.Addr().String()); err != nil {
+				b.Fatal(err)
+			}
+			server, err := l.Accept()
+			if err != nil {
+				b.Fatal(err)
+			}
+			f.connections.Go(func() { f.server.Serve(f.ctx, server) })
+			for _, p := range [][]byte{mqtttest.Connect(5, strconv.Itoa(i), "anna", "key"), mqtttest.Subscribe(5, 1, "app/a")} {
+				if _, err := conns[i].Write(p); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadAtLeast(conns[i], make([]byte, 100), 4); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		b.ReportMetric(float64(cpu(b)-begin)/1e3/n, "cpu-µs/connect")
+		b.ReportMetric(float64(memory()-before)/n, "B/connection")
+		b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/n, "goroutines/connection")
+		for _, c := range conns {
+			_ = c.Close()
+		}
+		_ = l.Close()
+		f.connections.Wait()
+	}
+}
+
+func memory() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
 }
 
 // feed plays event-fanout: batches of events to every subscription, never more
