@@ -19,5 +19,5 @@ func Example() {
 	defer func() { _ = conn.Close() }()
 	// Here: authorizationv1.NewAuthorizationServiceClient(conn).Authorize(ctx, request, grpc.WaitForReady(true))
 	fmt.Println(conn.Target())
-	// Output: static:///services
+	// Output: instances:///services
 }

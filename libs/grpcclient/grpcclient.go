@@ -11,10 +11,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/resolver"
-	"google.golang.org/grpc/resolver/manual"
 
 	"mqtt-integration/libs/daemon"
+	"mqtt-integration/libs/discovery"
 	"mqtt-integration/libs/internal/grpcpolicy"
 )
 
@@ -34,15 +33,37 @@ const roundRobin = `{"loadBalancingConfig": [{"round_robin": {}}]}`
 
 // Config says where a service is.
 type Config struct {
-	// Addresses are host:port of all instances, or one DNS name with port, which
-	// stands for all addresses that it has.
+	// Addresses are host:port of all instances; a DNS name stands for all addresses
+	// that it has.
 	Addresses []string `yaml:"addresses"`
+	// PollInterval lies between two lookups of DNS names. Zero: 10 s.
+	PollInterval time.Duration `yaml:"poll_interval"`
 	// Insecure allows plaintext to an address that is not loopback.
 	Insecure bool `yaml:"insecure"`
+	// TLS is mutual TLS 1.3; its zero value is plaintext.
+	TLS TLS `yaml:"tls"`
 	// Timeout ends a unary call whose context has no deadline. Zero means that
 	// there is no such limit. Streams have none either way.
 	Timeout time.Duration `yaml:"timeout"`
+	// Resolver looks names up. Nil: the system's. Not part of the file.
+	Resolver discovery.Resolver `yaml:"-"`
 }
+
+// TLS is files in PEM, which are read again when they change.
+type TLS struct {
+	// CertFile is our certificate, followed by those that lead to its authority.
+	CertFile string `yaml:"cert_file"`
+	// KeyFile is its key.
+	KeyFile string `yaml:"key_file"`
+	// CAFile has the authorities of the servers' certificates.
+	CAFile string `yaml:"ca_file"`
+	// ServerName is what the servers' certificates must be for. Empty: the host of
+	// each address, as it is configured.
+	ServerName string `yaml:"server_name"`
+}
+
+// Enabled says whether there is anything.
+func (t TLS) Enabled() bool { return t != TLS{} }
 
 // Validate reports every problem under its YAML path. Plaintext is allowed to
 // the loopback interface, elsewhere only with insecure.
@@ -52,7 +73,7 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("addresses: at least one is required"))
 	}
 	for i, address := range c.Addresses {
-		if err := grpcpolicy.CheckAddress(address, c.Insecure); err != nil {
+		if err := grpcpolicy.CheckAddress(address, c.TLS.Enabled(), c.Insecure); err != nil {
 			errs = append(errs, fmt.Errorf("addresses[%d]: %w", i, err))
 		} else if host, _, _ := net.SplitHostPort(address); host == "" {
 			errs = append(errs, fmt.Errorf("addresses[%d]: %q has no host", i, address))
@@ -61,7 +82,34 @@ func (c Config) Validate() error {
 	if c.Timeout < 0 {
 		errs = append(errs, fmt.Errorf("timeout: %v is negative", c.Timeout))
 	}
+	if c.PollInterval < 0 {
+		errs = append(errs, fmt.Errorf("poll_interval: %v is negative", c.PollInterval))
+	}
+	if c.TLS.Enabled() {
+		if c.Insecure {
+			errs = append(errs, errors.New("insecure: is true, and there is tls"))
+		}
+		errs = append(errs, grpcpolicy.CheckFiles(c.TLS.CertFile, c.TLS.KeyFile, c.TLS.CAFile, "ca_file"))
+	}
 	return errors.Join(errs...)
+}
+
+// Instance is the configuration of a connection to one instance of a view of
+// these addresses.
+func (c Config) Instance(instance discovery.Instance) Config {
+	c.Addresses = []string{instance.Address}
+	if c.TLS.Enabled() && c.TLS.ServerName == "" {
+		c.TLS.ServerName = instance.Name
+	}
+	return c
+}
+
+// Discovery makes a poller of the addresses, for callers that choose the
+// instance themselves. The caller runs it.
+func (c Config) Discovery(env daemon.Env) (*discovery.Poller, error) {
+	return discovery.New(discovery.Config{
+		Addresses: c.Addresses, Interval: c.PollInterval, Resolver: c.Resolver, Logger: env.Complete().Logger,
+	})
 }
 
 // New makes a connection to all instances at once, over which calls take turns.
@@ -71,8 +119,20 @@ func New(cfg Config, env daemon.Env, opts ...grpc.DialOption) (*grpc.ClientConn,
 		return nil, fmt.Errorf("grpc client: %w", err)
 	}
 	env = env.Complete()
+	transport := insecure.NewCredentials()
+	if cfg.TLS.Enabled() {
+		var err error
+		if transport, err = mutual(cfg.TLS, env.Logger); err != nil {
+			return nil, fmt.Errorf("grpc client: tls: %w", err)
+		}
+	}
+	poller, err := cfg.Discovery(env)
+	if err != nil {
+		return nil, fmt.Errorf("grpc client: addresses: %w", err)
+	}
 	all := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(transport),
+		grpc.WithResolvers(builder{poller, cfg.TLS.ServerName}),
 		grpc.WithKeepaliveParams(grpcpolicy.ClientKeepalive()),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: firstBackoff, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
@@ -91,28 +151,11 @@ func New(cfg Config, env daemon.Env, opts ...grpc.DialOption) (*grpc.ClientConn,
 	if cfg.Timeout > 0 {
 		all = append(all, grpc.WithChainUnaryInterceptor(withTimeout(cfg.Timeout)))
 	}
-	target := "dns:///" + cfg.Addresses[0]
-	if len(cfg.Addresses) > 1 {
-		all = append(all, grpc.WithResolvers(static(cfg.Addresses)))
-		target = "static:///services"
-	}
-	conn, err := grpc.NewClient(target, append(all, opts...)...)
+	conn, err := grpc.NewClient(scheme+":///services", append(all, opts...)...)
 	if err != nil {
 		return nil, fmt.Errorf("grpc client for %v: %w", cfg.Addresses, err)
 	}
 	return conn, nil
-}
-
-// static resolves to a fixed list. A name in it is looked up with each attempt
-// to connect, and stands for one of its addresses only.
-func static(addresses []string) *manual.Resolver {
-	list := make([]resolver.Endpoint, len(addresses))
-	for i, address := range addresses {
-		list[i] = resolver.Endpoint{Addresses: []resolver.Address{{Addr: address}}}
-	}
-	r := manual.NewBuilderWithScheme("static")
-	r.InitialState(resolver.State{Endpoints: list})
-	return r
 }
 
 // withTimeout gives a deadline to calls that have none.

@@ -2,6 +2,7 @@
 package grpcpolicy
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -46,9 +47,9 @@ func ServerEnforcement() keepalive.EnforcementPolicy {
 	return keepalive.EnforcementPolicy{MinTime: pingMinimum, PermitWithoutStream: true}
 }
 
-// CheckAddress says what is wrong with host:port as a plaintext endpoint: only
-// the loopback interface may be used without insecure.
-func CheckAddress(address string, insecure bool) error {
+// CheckAddress says what is wrong with host:port as an endpoint: without TLS,
+// only the loopback interface may be used without insecure.
+func CheckAddress(address string, secure, insecure bool) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return err
@@ -56,7 +57,7 @@ func CheckAddress(address string, insecure bool) error {
 	if port == "" {
 		return fmt.Errorf("%q has no port", address)
 	}
-	if !insecure && !isLoopback(host) {
+	if !secure && !insecure && !isLoopback(host) {
 		return errors.New(address + " is not on the loopback interface, where plaintext needs insecure: true")
 	}
 	return nil
@@ -68,4 +69,23 @@ func isLoopback(host string) bool {
 	}
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback()
+}
+
+// TLS is what both sides begin with: nothing but TLS 1.3, and HTTP/2 in it.
+func TLS() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}}
+}
+
+// CheckFiles says which of the files of a tls section are missing, if there is
+// any, by their YAML paths. authority is the path of the one with authorities.
+func CheckFiles(certFile, keyFile, caFile, authority string) error {
+	var errs []error
+	for _, f := range []struct{ name, path string }{
+		{"cert_file", certFile}, {"key_file", keyFile}, {authority, caFile},
+	} {
+		if f.path == "" {
+			errs = append(errs, fmt.Errorf("tls.%s: is required for mutual TLS", f.name))
+		}
+	}
+	return errors.Join(errs...)
 }

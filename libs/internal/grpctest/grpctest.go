@@ -106,8 +106,15 @@ func Start(t *testing.T, service *Service, env daemon.Env, drain time.Duration) 
 // StartOn is Start on a listener of the caller's.
 func StartOn(t *testing.T, listener net.Listener, service *Service, env daemon.Env, drain time.Duration) Running {
 	t.Helper()
+	return StartWith(t, grpcserver.Config{}, listener, service, env, drain)
+}
+
+// StartWith is StartOn with a configuration, whose address is replaced.
+func StartWith(t *testing.T, cfg grpcserver.Config, listener net.Listener, service *Service, env daemon.Env, drain time.Duration) Running {
+	t.Helper()
 	env.Listen = func(context.Context, string, string) (net.Listener, error) { return listener, nil }
-	server := grpcserver.New(grpcserver.Config{Address: listener.Addr().String()}, env)
+	cfg.Address = listener.Addr().String()
+	server := grpcserver.New(cfg, env)
 	service.Register(server.Registrar())
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
