@@ -2,6 +2,7 @@ package outbound
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,6 +60,9 @@ func (b *batch) add(e *event.Encoded, o event.Options) {
 }
 
 func (b *batch) writeTo(conn net.Conn, timeout time.Duration) error {
+	if len(b.buf)+b.shared > chunkSize {
+		return b.writeChunks(conn, timeout)
+	}
 	if err := conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
@@ -66,12 +70,37 @@ func (b *batch) writeTo(conn net.Conn, timeout time.Duration) error {
 		_, err := conn.Write(b.buf)
 		return err
 	}
-	if b.start < len(b.buf) {
-		b.segments = append(b.segments, b.buf[b.start:])
-	}
+	b.flatten()
 	segments := b.segments // WriteTo consumes it
 	_, err := segments.WriteTo(conn)
 	return err
+}
+
+// chunkSize is what a client has to take within the write timeout. A large packet
+// on a slow line takes longer, and is making progress.
+const chunkSize = 64 << 10
+
+func (b *batch) writeChunks(conn net.Conn, timeout time.Duration) error {
+	b.flatten()
+	for _, segment := range b.segments {
+		for chunk := range slices.Chunk(segment, chunkSize) {
+			if err := conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+				return err
+			}
+			if _, err := conn.Write(chunk); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// flatten puts what is left of the buffer into segments.
+func (b *batch) flatten() {
+	if b.start < len(b.buf) {
+		b.segments = append(b.segments, b.buf[b.start:])
+		b.start = len(b.buf)
+	}
 }
 
 // acknowledge does so for what was written without wanting an acknowledgement,

@@ -370,6 +370,35 @@ func TestThrottle(t *testing.T) {
 	})
 }
 
+// A large event on a slow line takes longer than the write timeout.
+func TestLargePacketOnASlowLine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		conn, client := net.Pipe()
+		e, failed := newEngine(t, conn, outbound.Limits{Level: 4, Events: 10, Bytes: 1})
+		q := e.NewQueue("a", outbound.Options{QoS: 1})
+		q.Open(&acker{})
+		q.Add(deliveries(newEvent(t, 1<<20), 0, 1))
+		read := 0
+		for in := make([]byte, 32<<10); read < 1<<20; {
+			time.Sleep(400 * time.Millisecond)
+			n, err := client.Read(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			read += n
+		}
+		select {
+		case err := <-failed:
+			t.Errorf("failed with %v", err)
+		default:
+		}
+		_ = client.Close()
+		e.End([]byte("x"))
+		<-e.Done()
+	})
+}
+
 func TestFailureIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")

@@ -175,6 +175,9 @@ func checkUnsubscribe(c *cursor, level byte) (checked, *Violation) {
 	return k, checkFilters(c, k.id, filters, typeUnsubscribe)
 }
 
+// maxFilters bounds what a packet makes of its bytes in memory.
+const maxFilters = 1024
+
 func checkFilters(c *cursor, id uint16, filters int, t packetType) *Violation {
 	switch {
 	case c.failed:
@@ -183,6 +186,8 @@ func checkFilters(c *cursor, id uint16, filters int, t packetType) *Violation {
 		return protocolError("packet identifier 0")
 	case filters == 0:
 		return protocolError(t.String() + " without a topic filter")
+	case filters > maxFilters:
+		return &Violation{Code: QuotaExceeded, Reason: "too many topic filters in one packet"}
 	}
 	return nil
 }

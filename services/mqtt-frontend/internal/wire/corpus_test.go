@@ -134,6 +134,9 @@ func corpus5() []corpusPacket {
 		{"SUBSCRIBE subscription identifier too large", packet(0x82, "\x00\x01", properties("\x0b\xff\xff\xff\xff\x01"), text("a"), "\x01"), 0x81},
 		{"SUBSCRIBE property that belongs elsewhere", packet(0x82, "\x00\x01", properties("\x01\x01"), text("a"), "\x01"), 0x82},
 
+		{"SUBSCRIBE 1024 filters", packet(0x82, "\x00\x01\x00", strings.Repeat(text("a")+"\x01", 1024)), goesOn},
+		{"SUBSCRIBE 1025 filters", packet(0x82, "\x00\x01\x00", strings.Repeat(text("a")+"\x01", 1025)), 0x97},
+
 		{"UNSUBSCRIBE", packet(0xa2, "\x00\x01\x00", text("a")), goesOn},
 		{"UNSUBSCRIBE flags", packet(0xa0, "\x00\x01\x00", text("a")), 0x81},
 		{"UNSUBSCRIBE packet identifier 0", packet(0xa2, "\x00\x00\x00", text("a")), 0x82},

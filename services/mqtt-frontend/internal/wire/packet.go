@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"strings"
+
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
@@ -124,7 +126,7 @@ type Connack struct {
 // packet's memory after that, and does not: each packet has its own.
 func connect(pk *packets.Packet, check connectCheck) *Connect {
 	c := &Connect{
-		Level: pk.ProtocolVersion, ClientID: pk.Connect.ClientIdentifier, CleanStart: pk.Connect.Clean,
+		Level: pk.ProtocolVersion, ClientID: strings.Clone(pk.Connect.ClientIdentifier), CleanStart: pk.Connect.Clean,
 		KeepAlive: pk.Connect.Keepalive, UserName: string(pk.Connect.Username), Password: string(pk.Connect.Password),
 		AuthMethod: pk.Properties.AuthenticationMethod, AuthData: pk.Properties.AuthenticationData,
 		SessionExpiry: pk.Properties.SessionExpiryInterval, ReceiveMaximum: pk.Properties.ReceiveMaximum,
@@ -139,7 +141,8 @@ func connect(pk *packets.Packet, check connectCheck) *Connect {
 
 func publish(pk *packets.Packet, check checked) *Publish {
 	p := &Publish{
-		Topic: pk.TopicName, Payload: pk.Payload, QoS: pk.FixedHeader.Qos, Retain: pk.FixedHeader.Retain,
+		// Not a view: parts of it are kept, and would keep the payload.
+		Topic: strings.Clone(pk.TopicName), Payload: pk.Payload, QoS: pk.FixedHeader.Qos, Retain: pk.FixedHeader.Retain,
 		Duplicate: pk.FixedHeader.Dup, PacketID: pk.PacketID, TopicAlias: pk.Properties.TopicAlias,
 		UTF8:   pk.Properties.PayloadFormatFlag && pk.Properties.PayloadFormat == 1,
 		Expiry: pk.Properties.MessageExpiryInterval, HasExpiry: check.seen.has(propMessageExpiry),
@@ -163,7 +166,7 @@ func subscribe(pk *packets.Packet) *Subscribe {
 		s.SubscriptionID = uint32(pk.Properties.SubscriptionIdentifier[0]) //nolint:gosec // 28 bits
 	}
 	for i := range pk.Filters {
-		s.Filters[i] = Filter{Filter: pk.Filters[i].Filter, QoS: pk.Filters[i].Qos}
+		s.Filters[i] = Filter{Filter: strings.Clone(pk.Filters[i].Filter), QoS: pk.Filters[i].Qos}
 	}
 	return s
 }

@@ -142,6 +142,8 @@ func (*hook) OnConnect(cl *mqtt.Client, _ packets.Packet) error {
 	c := connOf(cl)
 	k := c.handler.Connect(c.ctx, c.connect)
 	c.connack = &k
+	// Nobody needs them any more, and they would be here as long as the connection.
+	c.connect.UserName, c.connect.Password, c.connect.AuthMethod, c.connect.AuthData = "", "", "", nil
 	if !k.Code.Refused() {
 		return nil
 	}
