@@ -71,13 +71,3 @@ func (a administration) account(t *testing.T, brokers []string) account {
 	acc.key, acc.keyID = made.GetKey(), made.GetApiKey().GetId()
 	return acc
 }
-
-// member gives a user, or everyone when it is empty, a role in an application.
-func (a administration) member(t *testing.T, application, user string, role adminv1.Role) {
-	t.Helper()
-	if _, err := a.SetMember(a.context(t), &adminv1.SetMemberRequest{
-		Application: application, Member: &adminv1.Member{User: user, Anonymous: user == "", Role: role},
-	}); err != nil {
-		t.Fatalf("set member: %v", err)
-	}
-}

@@ -5,7 +5,9 @@ package e2e_test
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -157,35 +159,46 @@ func TestMosquittoPublishes(t *testing.T) {
 	}{
 		{
 			"3.1.1, QoS 1, JSON", append([]string{"-V", "311", "-q", "1", "-m", `{"on": true}`}, key...),
-			facts{"datacontenttype": "application/json", "data": `{"on": true}`, "authtype": "api_key"}, nil,
+			facts{"datacontenttype": "application/json", "data": `{"on": true}`, "authtype": "api_key"},
+			nil,
 		},
 		{
 			"3.1.1, QoS 0, no JSON", append([]string{"-V", "311", "-q", "0", "-m", `{"on":`}, key...),
-			facts{"datacontenttype": "application/octet-stream", "data": `{"on":`}, nil,
+			facts{"datacontenttype": "application/octet-stream", "data": `{"on":`},
+			nil,
 		},
 		{
-			"3.1.1, token as user name, number", []string{"-V", "311", "-q", "1", "-u", token, "-m", "1.50"},
-			facts{"datacontenttype": "application/json", "data": "1.50"}, nil,
+			"3.1.1, token as user name, number",
+			[]string{"-V", "311", "-q", "1", "-u", token, "-m", "1.50"},
+			facts{"datacontenttype": "application/json", "data": "1.50"},
+			nil,
 		},
 		{
 			"3.1.1, nothing", append([]string{"-V", "311", "-q", "1", "-n"}, key...),
-			facts{"datacontenttype": "application/octet-stream", "data": ""}, nil,
+			facts{"datacontenttype": "application/octet-stream", "data": ""},
+			nil,
 		},
 		{
-			"3.1.1, anonymous", []string{"-V", "311", "-q", "1", "-m", "{}"},
-			facts{"datacontenttype": "application/json", "data": "{}", "authtype": "unauthenticated"}, nil,
+			"3.1.1, anonymous",
+			[]string{"-V", "311", "-q", "1", "-m", "{}"},
+			facts{"datacontenttype": "application/json", "data": "{}", "authtype": "unauthenticated"},
+			nil,
 		},
 		{
 			"3.1.1, RETAIN is ignored", append([]string{"-V", "311", "-q", "1", "-r", "-m", "{}"}, key...),
-			facts{"datacontenttype": "application/json", "data": "{}"}, nil,
+			facts{"datacontenttype": "application/json", "data": "{}"},
+			nil,
 		},
 		{
 			"5, QoS 0", append([]string{"-V", "5", "-q", "0", "-m", "{}"}, key...),
-			facts{"datacontenttype": "application/json", "data": "{}"}, nil,
+			facts{"datacontenttype": "application/json", "data": "{}"},
+			nil,
 		},
 		{
-			"5, token as password", []string{"-V", "5", "-q", "1", "-P", token, "-m", "[]"},
-			facts{"datacontenttype": "application/json", "data": "[]", "authtype": "user"}, nil,
+			"5, token as password",
+			[]string{"-V", "5", "-q", "1", "-P", token, "-m", "[]"},
+			facts{"datacontenttype": "application/json", "data": "[]", "authtype": "user"},
+			nil,
 		},
 		{
 			"5, properties", append([]string{
@@ -200,7 +213,8 @@ func TestMosquittoPublishes(t *testing.T) {
 		},
 		{
 			"5, 100 kB", append([]string{"-V", "5", "-q", "1", "-m", strings.Repeat("x", 100_000)}, key...),
-			facts{"datacontenttype": "application/octet-stream", "data": strings.Repeat("x", 100_000)}, nil,
+			facts{"datacontenttype": "application/octet-stream", "data": strings.Repeat("x", 100_000)},
+			nil,
 		},
 	}
 	for i, tt := range tests {
@@ -222,7 +236,7 @@ func TestMosquittoPublishes(t *testing.T) {
 			if strings.Contains(tt.name, "QoS 0") { // nobody has said that it is there
 				eventually(t, "command", func() error {
 					if record, found = find(); found == 0 {
-						return fmt.Errorf("it is not in Kafka")
+						return errors.New("it is not in Kafka")
 					}
 					return nil
 				})
@@ -243,9 +257,7 @@ func TestMosquittoPublishes(t *testing.T) {
 				"sender": device, "instance": "drogue", "partitionkey": partitionKey(application.Name, device),
 				"source": "drogue://" + partitionKey(application.Name, device),
 			}
-			for name, value := range tt.want {
-				want[name] = value
-			}
+			maps.Copy(want, tt.want)
 			delete(got, "id")
 			delete(got, "time")
 			switch want["authtype"] {

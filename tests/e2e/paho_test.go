@@ -181,7 +181,7 @@ func TestPaho5ReceivesEvents(t *testing.T) {
 			client := connectPaho5(t, s.MQTT(), paho.ClientConfig{OnPublishReceived: toChannel(events)}, owner.Name, owner.Key)
 			subscribe := &paho.Subscribe{
 				Subscriptions: []paho.SubscribeOptions{{Topic: "app/" + application.Name, QoS: qos}},
-				Properties:    &paho.SubscribeProperties{SubscriptionIdentifier: ptr(id + 100)},
+				Properties:    &paho.SubscribeProperties{SubscriptionIdentifier: new(id + 100)},
 			}
 			if mode != "" {
 				subscribe.Properties.User.Add("content-mode", mode)
@@ -204,7 +204,8 @@ func TestPaho5ReceivesEvents(t *testing.T) {
 				if id := p.Properties.SubscriptionIdentifier; id == nil || *id != 100+i/2 {
 					t.Errorf("%s: subscription identifier %v, want %d", sample.name, id, 100+i/2)
 				}
-				want, got := ofRecord(t, sample.record), facts(nil)
+				want := ofRecord(t, sample.record)
+				var got facts
 				if subscriber.mode == "binary" {
 					got = ofBinary(t, p.Payload, p.Properties.ContentType, userProperties(p))
 				} else {
@@ -215,7 +216,7 @@ func TestPaho5ReceivesEvents(t *testing.T) {
 				}
 			}
 			p := receive(t, subscriber.events)
-			got := facts(nil)
+			var got facts
 			if subscriber.mode == "binary" {
 				got = ofBinary(t, p.Payload, p.Properties.ContentType, userProperties(p))
 			} else {
@@ -236,8 +237,6 @@ func TestPaho5ReceivesEvents(t *testing.T) {
 		})
 	}
 }
-
-func ptr[T any](v T) *T { return &v }
 
 func TestPaho3SendsCommands(t *testing.T) {
 	t.Parallel()

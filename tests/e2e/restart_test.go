@@ -5,6 +5,7 @@ package e2e_test
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -50,7 +51,7 @@ func subscribed5(t *testing.T, d *deployment, acc account) (client *paho.Client,
 func numbered(first, n int) []testkit.Record {
 	records := make([]testkit.Record, n)
 	for i := range records {
-		records[i] = binaryRecord(fmt.Sprint(first+i), "state", "application/json", "{}")
+		records[i] = binaryRecord(strconv.Itoa(first+i), "state", "application/json", "{}")
 	}
 	return records
 }
@@ -80,7 +81,7 @@ func TestSubscriptionOutlivesEventFanout(t *testing.T) {
 			for i := range 3 * batch {
 				select {
 				case p := <-events:
-					if id := ofJSON(t, p.Payload)["id"]; id != fmt.Sprint(i) {
+					if id := ofJSON(t, p.Payload)["id"]; id != strconv.Itoa(i) {
 						t.Fatalf("event %s, want %d: lost, twice or out of order", id, i)
 					}
 				case m := <-ended:
@@ -114,7 +115,7 @@ func TestAcknowledgedCommandsOutliveRestarts(t *testing.T) {
 						PacketTimeout: 3 * time.Second, // The client does not notice that nobody answers any more.
 					}, acc.user, acc.key)
 					for err == nil && ctx.Err() == nil { // a command
-						id := fmt.Sprintf("%d", len(ids))
+						id := strconv.Itoa(len(ids))
 						var response *paho.PublishResponse
 						response, err = client.Publish(ctx, &paho.Publish{
 							Topic: "command/" + acc.application + "/dev/" + id, QoS: 1, Payload: []byte(id),

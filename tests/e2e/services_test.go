@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/paho"
+	"github.com/google/go-cmp/cmp"
 
 	"mqtt-integration/libs/testkit"
 	"mqtt-integration/libs/testkit/issuer"
@@ -120,8 +122,8 @@ func TestServiceNamesWhatIsWrongWithItsConfiguration(t *testing.T) {
 	}
 }
 
-// The documented configurations are valid as they are.
-func TestDocumentedConfigurationIsValid(t *testing.T) {
+// The documented configurations say what the defaults are.
+func TestDocumentedConfigurationHasTheDefaults(t *testing.T) {
 	t.Parallel()
 	for _, service := range services {
 		t.Run(service, func(t *testing.T) {
@@ -130,6 +132,11 @@ func TestDocumentedConfigurationIsValid(t *testing.T) {
 			code, stdout, stderr := run(t, command{path: binary(t, service), args: []string{"config", "check", "--config", file}})
 			if code != 0 || stdout != "the configuration is valid" {
 				t.Errorf("config check of %s: exit code %d, %q, %q", file, code, stdout, stderr)
+			}
+			_, defaults, _ := run(t, command{path: binary(t, service), args: []string{"config", "print"}})
+			_, documented, _ := run(t, command{path: binary(t, service), args: []string{"config", "print", "--config", file}})
+			if diff := cmp.Diff(defaults, documented); diff != "" {
+				t.Errorf("%s (-defaults +documented):\n%s", file, diff)
 			}
 		})
 	}
@@ -317,7 +324,7 @@ func TestServicesComeBack(t *testing.T) {
 		eventually(t, "an event after the restart of "+service, func() error {
 			testkit.Produce(t, d.brokers, acc.topic, binaryRecord("after-"+service, "state", "application/json", `{"n":3}`))
 			if _, ok := subscriber.maybeLine(t.Context(), time.Second, containing(`"id":"after-`+service+`"`)); !ok {
-				return fmt.Errorf("it has not arrived")
+				return errors.New("it has not arrived")
 			}
 			return nil
 		})

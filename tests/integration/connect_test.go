@@ -232,9 +232,9 @@ func TestConnectCredentials(t *testing.T) {
 		{"unknown user name with a key", s, &word, &owner.Key, connectBadCredentials, nobody},
 		{"subject instead of the login name", s, &owner.Subject, &owner.Key, connectBadCredentials, nobody},
 		{"key of another installation", strict, &owner.Name, &owner.Key, connectBadCredentials, nobody},
-		{"changed key", s, &owner.Name, ptr(flipped(owner.Key)), connectBadCredentials, nobody},
-		{"cut key", s, &owner.Name, ptr(owner.Key[:len(owner.Key)-1]), connectBadCredentials, nobody},
-		{"login name in other case", s, ptr(strings.ToUpper(owner.Name)), &owner.Key, connectBadCredentials, nobody},
+		{"changed key", s, &owner.Name, new(flipped(owner.Key)), connectBadCredentials, nobody},
+		{"cut key", s, &owner.Name, new(owner.Key[:len(owner.Key)-1]), connectBadCredentials, nobody},
+		{"login name in other case", s, new(strings.ToUpper(owner.Name)), &owner.Key, connectBadCredentials, nobody},
 	}
 	for _, tt := range tests {
 		for _, v := range connectVersions {
@@ -265,8 +265,6 @@ func TestConnectCredentials(t *testing.T) {
 		}
 	}
 }
-
-func ptr[T any](v T) *T { return &v }
 
 // A client that has sent nothing to sign in with is told apart from one with a bad
 // password, in no more detail than that: who guesses learns nothing about users.

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -17,9 +18,8 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	adminv1 "mqtt-integration/proto/gen/mqttintegration/admin/v1"
-
 	"mqtt-integration/libs/testkit/issuer"
+	adminv1 "mqtt-integration/proto/gen/mqttintegration/admin/v1"
 	"mqtt-integration/tests/internal/rawmqtt"
 	"mqtt-integration/tests/internal/system"
 )
@@ -67,9 +67,7 @@ func TestConnectTokens(t *testing.T) {
 	mint := func(token issuer.Token) string {
 		t.Helper()
 		claims := map[string]any{"sub": user.Subject}
-		for name, value := range token.Claims {
-			claims[name] = value
-		}
+		maps.Copy(claims, token.Claims)
 		token.Claims = claims
 		minted, err := s.Issuer().MintToken(token)
 		if err != nil {
