@@ -165,15 +165,24 @@ func (c *Client) TryNext(patience time.Duration) (packets.Packet, error) {
 	defer timer.Stop()
 	select {
 	case pk, ok := <-c.packets:
-		if !ok {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return pk, c.err
-		}
-		return pk, nil
+		return c.received(pk, ok)
 	case <-timer.C:
+	}
+	select { // both may have been ready
+	case pk, ok := <-c.packets:
+		return c.received(pk, ok)
+	default:
 		return packets.Packet{}, ErrTimeout
 	}
+}
+
+func (c *Client) received(pk packets.Packet, ok bool) (packets.Packet, error) {
+	if ok {
+		return pk, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return pk, c.err
 }
 
 // Want returns the next packet, which has to be of this type.

@@ -43,13 +43,27 @@ func (a *acks) full() bool {
 // wait blocks while the client, which has no Receive Maximum in MQTT 3.1.1, has
 // too much unacknowledged, or a command waits to be tried again. It reports false
 // when the connection ended.
-func (a *acks) wait() bool {
+func (a *acks) wait(ctx context.Context) bool {
+	a.until(ctx, func() bool { return len(a.pending) < a.limit && a.stalled == 0 })
+	return ctx.Err() == nil
+}
+
+// until blocks until done, which is called with the lock, or the context ends.
+func (a *acks) until(ctx context.Context, done func() bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for !a.closed && (len(a.pending) >= a.limit || a.stalled > 0) {
+	if done() {
+		return
+	}
+	stop := context.AfterFunc(ctx, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.changed.Broadcast()
+	})
+	defer stop()
+	for !a.closed && ctx.Err() == nil && !done() {
 		a.changed.Wait()
 	}
-	return !a.closed
 }
 
 // reserve takes the next place. QoS 0 has none, and nil is returned.
@@ -101,17 +115,7 @@ func (a *acks) stall(n int) {
 
 // settled waits until every command has its result.
 func (a *acks) settled(ctx context.Context) {
-	stop := context.AfterFunc(ctx, func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.changed.Broadcast()
-	})
-	defer stop()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for a.unsettled > 0 && !a.closed && ctx.Err() == nil {
-		a.changed.Wait()
-	}
+	a.until(ctx, func() bool { return a.unsettled == 0 })
 }
 
 func (a *acks) close() {

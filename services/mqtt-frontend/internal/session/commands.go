@@ -51,7 +51,7 @@ func (s *Session) admissible(p *wire.Publish) bool {
 		s.conn.End(wire.End{Label: labelUnsupported, Code: wire.RetainNotSupported, Reason: "nothing is retained"})
 		return false
 	case s.level < wire.Level5:
-		return s.acks.wait()
+		return s.acks.wait(s.conn.Context())
 	case p.QoS > 0 && s.acks.full():
 		s.conn.End(wire.End{
 			Label: "receive_maximum", Code: wire.ReceiveMaximumExceeded, Reason: "more unacknowledged PUBLISH packets than the receive maximum",

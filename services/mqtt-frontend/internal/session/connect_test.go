@@ -263,6 +263,32 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
+// The reader of the first connection is held up by commands that wait for Kafka.
+func TestTakeoverOfABusyConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFrontend(t, func(s *session.Settings) { s.ReceiveMaximum = 1 })
+		f.commands.hold()
+		first := f.connect(4, "same")
+		for id := range uint16(3) {
+			go func() { _ = first.TrySend(mqtttest.Publish(4, 1, id+1, topic, "x")) }()
+			synctest.Wait()
+		}
+		begin := time.Now()
+		f.connect(4, "same").Ping()
+		first.WantClosed()
+		eventually(t, "detached", func() bool {
+			f.events.mu.Lock()
+			defer f.events.mu.Unlock()
+			return len(f.events.sessions[0].detached) == 1
+		})
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("took %v", took)
+		}
+		f.commands.release()
+	})
+}
+
 // Trap: the library waits for the old socket without end.
 func TestStuckSocketDelaysTakeoverByTheWriteTimeout(t *testing.T) {
 	t.Parallel()
