@@ -118,6 +118,27 @@ func TransientGroup(alias, subject, clientID, connection string) string {
 	return TransientGroupPrefix + Escape(alias) + "/" + Escape(subject) + "/" + Escape(clientID) + "/" + Escape(connection)
 }
 
+// MaxShare is the largest length of a share name in bytes.
+const MaxShare = 128
+
+// ValidateShare reports what is wrong with the name of a share group, which MQTT calls ShareName: it has 1 to 128 bytes of
+// UTF-8, no control characters, and none of "/", "+" and "#".
+func ValidateShare(name string) error {
+	switch {
+	case name == "":
+		return errors.New("a share name may not be empty")
+	case len(name) > MaxShare:
+		return fmt.Errorf("a share name has at most %d bytes, not %d", MaxShare, len(name))
+	case !utf8.ValidString(name):
+		return fmt.Errorf("share name %q is not UTF-8", name)
+	case strings.ContainsAny(name, "/+#"):
+		return fmt.Errorf("share name %q has one of the characters / + #", name)
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return fmt.Errorf("share name %q has a control character", name)
+	}
+	return nil
+}
+
 // ValidateApplication reports what is wrong with the name of an application: it has 1 to 128 bytes of UTF-8, no control
 // characters, and none of "/", "+" and "#", which mean something else in an MQTT topic.
 func ValidateApplication(name string) error {

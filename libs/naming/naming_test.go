@@ -121,3 +121,19 @@ func md5Hex(s string) string {
 	sum := md5.Sum([]byte(s))
 	return hex.EncodeToString(sum[:])
 }
+
+func TestValidateShare(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		ok   bool
+	}{
+		{"g", true}, {"a group, with ä", true}, {strings.Repeat("x", naming.MaxShare), true},
+		{"", false}, {"a/b", false}, {"a+b", false}, {"#", false}, {"a\nb", false}, {"\xff", false},
+		{strings.Repeat("x", naming.MaxShare+1), false},
+	} {
+		if err := naming.ValidateShare(tt.name); (err == nil) != tt.ok {
+			t.Errorf("ValidateShare(%q) = %v, want ok %t", tt.name, err, tt.ok)
+		}
+	}
+}

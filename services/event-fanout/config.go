@@ -9,6 +9,7 @@ import (
 	"mqtt-integration/libs/daemon"
 	"mqtt-integration/libs/grpcserver"
 	"mqtt-integration/libs/kafkaclient"
+	"mqtt-integration/services/event-fanout/internal/share"
 )
 
 // What is done with records that are no CloudEvents.
@@ -37,6 +38,7 @@ type Config struct {
 	CatchUp  CatchUpConfig  `yaml:"catch_up"`
 	Commit   CommitConfig   `yaml:"commit"`
 	Sessions SessionsConfig `yaml:"sessions"`
+	Share    ShareConfig    `yaml:"share"`
 	Streams  StreamsConfig  `yaml:"streams"`
 }
 
@@ -113,6 +115,24 @@ type SessionsConfig struct {
 	MaxWindow int `yaml:"max_window"`
 }
 
+// ShareConfig is about shared subscriptions.
+type ShareConfig struct {
+	// Group is the name of the Kafka consumer group of a share group, with
+	// {application} and {group} once each; what they stand for is percent-encoded.
+	Group string `yaml:"group"`
+	// AckTimeout is how long a session may have events outstanding in a share group
+	// and acknowledge none of them. Then it is ended, so that others get them.
+	AckTimeout time.Duration `yaml:"ack_timeout"`
+	// SessionTimeout is after what silence of an instance Kafka gives its partitions
+	// to others: within the broker's group.min.session.timeout.ms and group.max.…
+	SessionTimeout time.Duration `yaml:"session_timeout"`
+	// MaxGroups is the number of share groups with subscribers on this instance, each
+	// of which takes connections of its own, and MaxGroupsPerApplication how many of
+	// them may be of one application.
+	MaxGroups               int `yaml:"max_groups"`
+	MaxGroupsPerApplication int `yaml:"max_groups_per_application"`
+}
+
 // StreamsConfig bounds streams.
 type StreamsConfig struct {
 	// Max is the number of streams of all frontends.
@@ -138,6 +158,10 @@ func DefaultConfig() Config {
 		Sessions: SessionsConfig{
 			OpenTimeout: 12 * time.Second, Grace: 30 * time.Second,
 			Max: 100_000, MaxSubscriptions: 200_000, MaxWindow: 65_535,
+		},
+		Share: ShareConfig{
+			Group: share.DefaultTemplate, AckTimeout: time.Minute, SessionTimeout: 10 * time.Second,
+			MaxGroups: 256, MaxGroupsPerApplication: 32,
 		},
 		Streams: StreamsConfig{Max: 256, FrameBytes: 64 * config.KiB},
 	}
@@ -183,6 +207,13 @@ func (c Config) Validate() error {
 	between(&v, "sessions.max", c.Sessions.Max, 1, 10_000_000)
 	between(&v, "sessions.max_subscriptions", c.Sessions.MaxSubscriptions, 1, 10_000_000)
 	between(&v, "sessions.max_window", c.Sessions.MaxWindow, 1, 65_535)
+	if _, err := share.ParseTemplate(c.Share.Group); err != nil {
+		v.fail("share.group: %q: %w", c.Share.Group, err)
+	}
+	between(&v, "share.ack_timeout", c.Share.AckTimeout, 100*time.Millisecond, time.Hour)
+	between(&v, "share.session_timeout", c.Share.SessionTimeout, 6*time.Second, 5*time.Minute)
+	between(&v, "share.max_groups", c.Share.MaxGroups, 0, 10_000)
+	between(&v, "share.max_groups_per_application", c.Share.MaxGroupsPerApplication, 0, 10_000)
 	between(&v, "streams.max", c.Streams.Max, 1, 100_000)
 	between(&v, "streams.frame_bytes", c.Streams.FrameBytes, minFrameBytes, maxFrameBytes)
 	return errors.Join(v.errs...)

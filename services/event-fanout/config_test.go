@@ -49,6 +49,8 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 	c.Sessions.OpenTimeout = 0
 	c.Sessions.MaxWindow = 1 << 16
 	c.Streams.FrameBytes = 1
+	c.Share.Group = "{group}"
+	c.Share.SessionTimeout = 0
 	err := c.Validate()
 	if err == nil {
 		t.Fatal("no error")
@@ -56,7 +58,7 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 	for _, path := range []string{
 		"grpc.address: ", "kafka.brokers: ", "events.non_cloudevents: ", "events.max_bytes: ", "topics.refresh_interval: ",
 		"ring.memory: ", "catch_up.concurrency: ", "commit.interval: ", "sessions.open_timeout: ", "sessions.max_window: ",
-		"streams.frame_bytes: ",
+		"streams.frame_bytes: ", "share.group: ", "share.session_timeout: ",
 	} {
 		if !strings.Contains(err.Error(), path) {
 			t.Errorf("nothing about %q in:\n%v", path, err)

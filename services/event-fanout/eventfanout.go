@@ -22,6 +22,7 @@ import (
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 	"mqtt-integration/services/event-fanout/internal/commit"
 	"mqtt-integration/services/event-fanout/internal/kafka"
+	"mqtt-integration/services/event-fanout/internal/share"
 	"mqtt-integration/services/event-fanout/internal/stream"
 	"mqtt-integration/services/event-fanout/internal/tail"
 )
@@ -86,8 +87,13 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) (err error) {
 	if err := observe(meter, scheduler, budget); err != nil {
 		return err
 	}
+	groups, err := newShare(cfg, cluster, decoder, meter, logger)
+	if err != nil {
+		return err
+	}
+	defer groups.Close()
 	events, err := stream.New(stream.Config{
-		Kafka: cluster, Tails: tails, CatchUp: catchUp, Scheduler: scheduler, InstanceID: instance,
+		Kafka: cluster, Tails: tails, CatchUp: catchUp, Scheduler: scheduler, Share: groups, InstanceID: instance,
 		FrameBytes: int(cfg.Streams.FrameBytes), MaxEventBytes: int(cfg.Events.MaxBytes),
 		OpenTimeout: cfg.Sessions.OpenTimeout, Grace: cfg.Sessions.Grace, RefreshInterval: cfg.Topics.RefreshInterval,
 		CreateTopics: stream.CreateTopics(cfg.Topics.Create),
@@ -168,6 +174,20 @@ func newTailClient(cfg Config) (sarama.Client, error) {
 		return nil, fmt.Errorf("make Kafka client: %w", err)
 	}
 	return client, nil
+}
+
+func newShare(cfg Config, cluster *kafka.Cluster, decoder *tail.Decoder, meter metric.Meter, logger *slog.Logger) (*share.Hub, error) {
+	template, err := share.ParseTemplate(cfg.Share.Group)
+	if err != nil {
+		return nil, fmt.Errorf("share.group: %w", err)
+	}
+	return share.New(share.Config{
+		Brokers: cfg.Kafka.Brokers, Sarama: cfg.Kafka.Sarama, Kafka: cluster, Decoder: decoder, Template: template,
+		AckTimeout: cfg.Share.AckTimeout, SessionTimeout: cfg.Share.SessionTimeout, CommitInterval: cfg.Commit.Interval,
+		RefreshInterval: cfg.Topics.RefreshInterval, MaxWait: cfg.Ring.MaxWait,
+		MaxGroups: cfg.Share.MaxGroups, MaxGroupsPerApplication: cfg.Share.MaxGroupsPerApplication,
+		Meter: meter, Logger: logger,
+	})
 }
 
 // How often Kafka is asked whether it answers.

@@ -80,10 +80,6 @@ func TestRefusedOpens(t *testing.T) {
 			&eventsv1.Open{Session: session, Application: testkit.UniqueName(t)},
 		},
 		{
-			"shared", "UNIMPLEMENTED", "shared subscriptions are not there yet",
-			&eventsv1.Open{Session: session, Application: app, ShareName: "g"},
-		},
-		{
 			"filter", "UNIMPLEMENTED", "the user property filter is not there yet",
 			&eventsv1.Open{Session: session, Application: app, Filter: "device = 'pump'"},
 		},

@@ -19,6 +19,7 @@ type metrics struct {
 	restarts      metric.Int64Counter
 	passed        metric.Int64Counter
 	ring, chunk   metric.AddOption
+	share         metric.AddOption
 	registrations []metric.Registration
 }
 
@@ -45,13 +46,14 @@ func newMetrics(meter metric.Meter, s *Server) (*metrics, error) {
 	m := &metrics{
 		deliveries: i.counter("mqtt_integration.fanout.deliveries", "{delivery}", "Events handed to frontends, once per subscription."),
 		events: i.counter("mqtt_integration.fanout.events", "{event}",
-			"Events handed to frontends, once per stream, by where they were read: ring or chunk."),
+			"Events handed to frontends, once per stream, by where they were read: ring, chunk or share."),
 		reads:       i.counter("mqtt_integration.fanout.chunk.reads", "{read}", "Chunks asked for by subscriptions behind the ring."),
 		offsetsLost: i.counter("mqtt_integration.fanout.offsets_skipped", "{offset}", "Offsets that retention removed before they were delivered."),
 		restarts:    i.counter("mqtt_integration.fanout.restarts", "{cursor}", "Positions that were void because the log is another one."),
 		passed:      i.counter("mqtt_integration.fanout.undeliverable", "{delivery}", "Deliveries of events that are too large for the frontend."),
 		ring:        metric.WithAttributeSet(attribute.NewSet(attribute.String("source", "ring"))),
 		chunk:       metric.WithAttributeSet(attribute.NewSet(attribute.String("source", "chunk"))),
+		share:       metric.WithAttributeSet(attribute.NewSet(attribute.String("source", "share"))),
 	}
 	streams := i.gauge("mqtt_integration.fanout.streams", "{stream}", "Streams of frontends.")
 	sessions := i.gauge("mqtt_integration.fanout.sessions", "{session}", "Sessions that are attached.")
@@ -91,6 +93,12 @@ func (m *metrics) fromRing(events int) {
 func (m *metrics) fromChunk(events int) {
 	if events > 0 {
 		m.events.Add(context.Background(), int64(events), m.chunk)
+	}
+}
+
+func (m *metrics) fromShare(events int) {
+	if events > 0 {
+		m.events.Add(context.Background(), int64(events), m.share)
 	}
 }
 

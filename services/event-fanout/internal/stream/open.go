@@ -63,8 +63,14 @@ func (s *stream) open(frame *eventsv1.Open) error {
 	if handle == 0 {
 		return status.Error(codes.InvalidArgument, "open: subscription is 0")
 	}
-	if s.subscriptions[handle] != nil {
+	if s.subscriptions[handle] != nil || s.shared[handle] != nil {
 		return status.Errorf(codes.InvalidArgument, "open: subscription %d is in use", handle)
+	}
+	if frame.GetShareName() != "" {
+		if err := s.openShared(frame); err != nil {
+			s.refuse(handle, err)
+		}
+		return nil
 	}
 	sub, err := s.accept(frame)
 	if err == nil && !sub.session.work.add(s.server, false, func(ctx context.Context) { s.opening(ctx, sub, frame) }) {
@@ -84,8 +90,6 @@ func (s *stream) accept(frame *eventsv1.Open) (*subscription, error) {
 	switch {
 	case s.leaving || s.ended:
 		return nil, refuse(moved, "shutting down")
-	case frame.GetShareName() != "":
-		return nil, refuse(unimplemented, "shared subscriptions are not there yet")
 	case frame.GetFilter() != "":
 		return nil, refuse(unimplemented, "the user property filter is not there yet")
 	case owner == nil || !owner.attached:
@@ -97,7 +101,7 @@ func (s *stream) accept(frame *eventsv1.Open) (*subscription, error) {
 	if owner.subscriptions[frame.GetApplication()] != nil {
 		return nil, refuse(invalid, "the session has a subscription of this application")
 	}
-	if s.server.subscriptions.Load() >= int64(s.server.cfg.MaxSubscriptions) || len(s.subscriptions) >= maxRecipients {
+	if s.full() {
 		return nil, refuse(quotaExceeded, "this instance has too many subscriptions")
 	}
 	sub := &subscription{
@@ -109,6 +113,12 @@ func (s *stream) accept(frame *eventsv1.Open) (*subscription, error) {
 	owner.subscriptions[sub.application] = sub
 	s.server.subscriptions.Add(1)
 	return sub, nil
+}
+
+// full says whether a limit of subscriptions is reached. The caller holds mu.
+func (s *stream) full() bool {
+	return s.server.subscriptions.Load() >= int64(s.server.cfg.MaxSubscriptions) ||
+		len(s.subscriptions)+len(s.shared) >= maxRecipients
 }
 
 // refuse answers an Open with an error. The caller holds mu.

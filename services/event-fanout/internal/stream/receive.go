@@ -75,6 +75,7 @@ func (s *stream) acknowledge(frame *eventsv1.Acknowledge) {
 	for _, a := range frame.GetAcknowledgements() {
 		sub := s.subscriptions[a.GetSubscription()]
 		if sub == nil {
+			s.acknowledgeShared(a)
 			continue
 		}
 		c := sub.cursorAt(a.GetPartition())
@@ -106,11 +107,18 @@ func (s *stream) credit(frame *eventsv1.Credit) {
 		s.wakeUp(sub)
 		s.signal()
 	}
+	if sub := s.shared[frame.GetSubscription()]; sub != nil {
+		s.resizeShared(sub, frame.GetWindow())
+	}
 }
 
 func (s *stream) setWindow(sub *subscription, w *eventsv1.Window) {
-	sub.windowEvents = int64(min(max(w.GetEvents(), 1), uint32(s.server.cfg.MaxWindow))) //nolint:gosec // at most 65535
-	sub.windowBytes = int64(min(w.GetBytes(), 1<<62))
+	sub.windowEvents, sub.windowBytes = s.windowOf(w)
+}
+
+func (s *stream) windowOf(w *eventsv1.Window) (events, bytes int64) {
+	return int64(min(max(w.GetEvents(), 1), uint32(s.server.cfg.MaxWindow))), //nolint:gosec // at most 65535
+		int64(min(w.GetBytes(), 1<<62))
 }
 
 func (s *stream) attach(frame *eventsv1.Attach) error {
@@ -219,6 +227,9 @@ func (s *stream) endSession(gone *session) {
 	for _, sub := range gone.subscriptions {
 		s.endSubscription(sub)
 	}
+	for _, sub := range gone.shared {
+		s.endShared(sub)
+	}
 }
 
 // endSubscription has nothing delivered to a subscription any more; its positions
@@ -256,6 +267,9 @@ func (s *stream) close(frame *eventsv1.Close) {
 			})
 		}
 	}
+	if shared := s.shared[frame.GetSubscription()]; shared != nil {
+		s.endShared(shared)
+	}
 	s.answer(&eventsv1.DeliverResponse{Frame: &eventsv1.DeliverResponse_Closed{Closed: &eventsv1.Closed{
 		Subscription: frame.GetSubscription(),
 	}}})
@@ -270,6 +284,9 @@ func (s *stream) end() {
 	for _, one := range s.sessions {
 		sessions = append(sessions, one)
 		s.endSession(one)
+	}
+	for _, sub := range s.shared {
+		s.endShared(sub)
 	}
 	s.mu.Unlock()
 	until := time.Now().Add(s.server.cfg.Grace)

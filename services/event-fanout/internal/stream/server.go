@@ -16,6 +16,7 @@ import (
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 	"mqtt-integration/services/event-fanout/internal/commit"
 	"mqtt-integration/services/event-fanout/internal/kafka"
+	"mqtt-integration/services/event-fanout/internal/share"
 	"mqtt-integration/services/event-fanout/internal/tail"
 )
 
@@ -25,6 +26,7 @@ type Config struct {
 	Tails     *tail.Tails
 	CatchUp   *tail.CatchUp
 	Scheduler *commit.Scheduler
+	Share     *share.Hub
 	// InstanceID names this process to frontends.
 	InstanceID string
 	// FrameBytes is when a frame is full, MaxEventBytes the largest event.
@@ -99,6 +101,7 @@ func (s *Server) Deliver(call grpc.BidiStreamingServer[eventsv1.DeliverRequest, 
 		server: s, grpc: call, ctx: call.Context(), log: s.cfg.Logger,
 		wake: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		sessions: map[uint64]*session{}, subscriptions: map[uint64]*subscription{}, lanes: map[kafka.Place]*lane{},
+		shared: map[uint64]*shared{},
 	}
 	return st.serve()
 }

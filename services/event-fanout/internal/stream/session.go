@@ -50,6 +50,7 @@ type session struct {
 	attached      bool // Attached was answered
 	ended         bool
 	subscriptions map[string]*subscription // by application
+	shared        map[uint64]*shared       // by handle
 }
 
 // owner is who owns a session, or owned it lately.

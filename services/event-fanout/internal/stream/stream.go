@@ -41,8 +41,9 @@ type stream struct {
 	wake     chan struct{}
 	room     chan struct{} // answers were taken
 
-	notifiedMu sync.Mutex
-	notified   []*lane // whose rings have grown
+	notifiedMu     sync.Mutex
+	notified       []*lane   // whose rings have grown
+	notifiedShared []*shared // which were given something
 
 	mu            sync.Mutex
 	ended         bool // nothing is delivered any more
@@ -50,6 +51,9 @@ type stream struct {
 	answers       []*eventsv1.DeliverResponse
 	sessions      map[uint64]*session
 	subscriptions map[uint64]*subscription
+	shared        map[uint64]*shared
+	sharedReady   queue[*shared] // with something to take
+	sharedFirst   bool           // there was no room for all of it in the former frame
 	lanes         map[kafka.Place]*lane
 	liveLanes     queue[*lane]
 	readyLanes    queue[*lane]
@@ -158,8 +162,8 @@ func (s *stream) send(finish <-chan struct{}) error {
 // collect takes what is to be sent: the answers, and then a frame.
 func (s *stream) collect() ([]*eventsv1.DeliverResponse, *frame) {
 	s.notifiedMu.Lock()
-	notified := s.notified
-	s.notified = nil
+	notified, notifiedShared := s.notified, s.notifiedShared
+	s.notified, s.notifiedShared = nil, nil
 	s.notifiedMu.Unlock()
 
 	s.mu.Lock()
@@ -179,15 +183,24 @@ func (s *stream) collect() ([]*eventsv1.DeliverResponse, *frame) {
 		l.notified.Store(false)
 		s.queueLive(l)
 	}
-	if s.liveLanes.len() == 0 && s.readyLanes.len() == 0 {
+	for _, sub := range notifiedShared {
+		sub.notified.Store(false)
+		s.queueShared(sub)
+	}
+	if s.liveLanes.len() == 0 && s.readyLanes.len() == 0 && s.sharedReady.len() == 0 {
 		return answers, nil
 	}
 	f := s.server.frames.begin()
+	if s.sharedFirst {
+		s.fillShared(f)
+	}
 	if s.readyFirst {
 		s.fillReady(f)
 	}
 	s.readyFirst = s.fillLive(f) && !s.readyFirst
 	s.fillReady(f)
+	s.fillShared(f)
+	s.sharedFirst = s.sharedReady.len() > 0 && !s.sharedFirst
 	if f.empty() {
 		f.discard()
 		f = nil

@@ -1505,15 +1505,18 @@ func (x *Detached) GetSession() uint64 {
 }
 
 // SessionError ends a session on this stream; its subscriptions are closed without a Closed each.
-// Next unused field number: 4.
+// Next unused field number: 5.
 type SessionError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Handle of the session.
+	// Handle of the session. 0 when it is named by a subscription.
 	Session uint64 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
 	// Why.
 	Reason SessionErrorReason `protobuf:"varint,2,opt,name=reason,proto3,enum=mqttintegration.events.v1.SessionErrorReason" json:"reason,omitempty"`
 	// Text for logs.
-	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// With session 0: handle of a share subscription that was opened for a session of another instance. The frontend ends
+	// that session.
+	Subscription  uint64 `protobuf:"varint,4,opt,name=subscription,proto3" json:"subscription,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1567,6 +1570,13 @@ func (x *SessionError) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *SessionError) GetSubscription() uint64 {
+	if x != nil {
+		return x.Subscription
+	}
+	return 0
 }
 
 // Open begins to deliver a subscription. Answered by Opened or SubscriptionError.
@@ -3079,11 +3089,12 @@ const file_mqttintegration_events_v1_events_proto_rawDesc = "" +
 	"\x0esession_expiry\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\rsessionExpiry\x12\x18\n" +
 	"\adiscard\x18\x04 \x01(\bR\adiscard\"$\n" +
 	"\bDetached\x12\x18\n" +
-	"\asession\x18\x01 \x01(\x04R\asession\"\x89\x01\n" +
+	"\asession\x18\x01 \x01(\x04R\asession\"\xad\x01\n" +
 	"\fSessionError\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12E\n" +
 	"\x06reason\x18\x02 \x01(\x0e2-.mqttintegration.events.v1.SessionErrorReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\x93\x04\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\"\n" +
+	"\fsubscription\x18\x04 \x01(\x04R\fsubscription\"\x93\x04\n" +
 	"\x04Open\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\x04R\fsubscription\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x127\n" +
