@@ -11,8 +11,8 @@ import (
 
 // The programs that people have.
 const (
-	subscribe = "mosquitto_sub" //nolint:misspell // This is its name.
-	publish   = "mosquitto_pub" //nolint:misspell // This is its name.
+	subscribe = "mosquitto_sub"
+	publish   = "mosquitto_pub"
 )
 
 // banner is what there is to know and to paste once everything runs.

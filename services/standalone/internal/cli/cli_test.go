@@ -167,7 +167,7 @@ func TestBannerAndInterrupt(t *testing.T) {
 // What is there to paste is pasted into a shell.
 func TestPrintedLinesWork(t *testing.T) {
 	t.Parallel()
-	for _, program := range []string{"mosquitto_sub", "mosquitto_pub", "curl"} { //nolint:misspell // These are their names.
+	for _, program := range []string{"mosquitto_sub", "mosquitto_pub", "curl"} {
 		if _, err := exec.LookPath(program); err != nil {
 			if os.Getenv("CI") == "true" {
 				t.Fatal(err)
@@ -192,11 +192,11 @@ func TestPrintedLinesWork(t *testing.T) {
 	for _, line := range lines {
 		line = strings.TrimSpace(line)
 		switch program, _, _ := strings.Cut(line, " "); program {
-		case "mosquitto_sub": //nolint:misspell // This is its name.
+		case "mosquitto_sub":
 			if out := shell(token + line + " -C 1 -W 15"); !strings.Contains(out, `"temperature":`) {
 				t.Errorf("%s: received %q, want a temperature", line, out)
 			}
-		case "mosquitto_pub": //nolint:misspell // This is its name.
+		case "mosquitto_pub":
 			shell(line)
 		default:
 			if strings.HasPrefix(line, "TOKEN=") {
