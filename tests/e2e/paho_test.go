@@ -268,7 +268,7 @@ func TestPaho3SendsCommands(t *testing.T) {
 	lost := make(chan error, 1)
 	options := paho3Options(t, s.MQTT(), stranger.Name, stranger.Key).SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
 	refused := connectPaho3(t, options).Publish("command/"+application.Name+"/dev/set", 1, false, "{}")
-	receive(t, lost)
+	_ = receive(t, lost)
 	if err := waitPaho3(t, refused); err == nil {
 		t.Error("a refused command was acknowledged")
 	}
