@@ -119,7 +119,8 @@ func BenchmarkIdleConnections(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		before, goroutines, begin := memory(), runtime.NumGoroutine(), cpu(b)
+		heap, stack := memory()
+		goroutines, begin := runtime.NumGoroutine(), cpu(b)
 		conns := make([]net.Conn, n)
 		for i := range conns {
 			if conns[i], err = new(net.Dialer).DialContext(b.Context(), "tcp", l.Addr().String()); err != nil {
@@ -140,7 +141,9 @@ func BenchmarkIdleConnections(b *testing.B) {
 			}
 		}
 		b.ReportMetric(float64(cpu(b)-begin)/1e3/n, "cpu-µs/connect")
-		b.ReportMetric(float64(memory()-before)/n, "B/connection")
+		heapNow, stackNow := memory()
+		b.ReportMetric(float64(heapNow-heap)/n, "heap-B/connection")
+		b.ReportMetric(float64(stackNow-stack)/n, "stack-B/connection")
 		b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/n, "goroutines/connection")
 		for _, c := range conns {
 			_ = c.Close()
@@ -150,12 +153,12 @@ func BenchmarkIdleConnections(b *testing.B) {
 	}
 }
 
-func memory() uint64 {
+func memory() (heap, stack uint64) {
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return m.HeapAlloc + m.StackInuse
+	return m.HeapAlloc, m.StackInuse
 }
 
 // feed plays event-fanout: batches of events to every subscription, never more

@@ -239,6 +239,15 @@ func TestTakeover(t *testing.T) {
 	if d := first.WantClosed(); d == nil || d.ReasonCode != 0x8e {
 		t.Errorf("the first connection got %v, want DISCONNECT 0x8e", d)
 	}
+	eventually(t, "a line in the log that says why", func() bool {
+		for line := range strings.Lines(f.log.String()) {
+			if strings.Contains(line, `msg="connection ended by us" client_id=same principal=local/anna remote_address=`) &&
+				strings.Contains(line, "reason=taken_over code=0x8e") {
+				return true
+			}
+		}
+		return false
+	})
 	third := f.connect(5, "same")
 	if d := second.WantClosed(); d != nil {
 		t.Error("DISCONNECT to MQTT 3.1.1")
