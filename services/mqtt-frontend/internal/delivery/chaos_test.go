@@ -227,7 +227,7 @@ func (s *chaosSink) Deliver(deliveries []delivery.Delivery) {
 func (s *chaosSink) Skipped(int32, int64)       {}
 func (s *chaosSink) Failed(*delivery.OpenError) {}
 
-// TestChaos breaks streams at random: every sink gets every event once and in the
+// TestChaos breaks streams to two instances at random: every sink gets every event once and in the
 // order of its partition, and in the end everything is committed.
 func TestChaos(t *testing.T) {
 	t.Parallel()
@@ -240,22 +240,25 @@ func TestChaos(t *testing.T) {
 			offset += 1 + rand.Int64N(2)
 		}
 	}
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	grpcServer := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}))
-	eventsv1.RegisterEventsServiceServer(grpcServer, f)
-	served := make(chan error, 1)
-	go func() { served <- grpcServer.Serve(listener) }()
-	t.Cleanup(func() {
-		grpcServer.Stop()
-		if err := <-served; err != nil {
-			t.Errorf("Serve() = %v", err)
-		}
-	})
 	cfg := delivery.DefaultConfig()
-	cfg.Addresses = []string{listener.Addr().String()}
+	cfg.Addresses = nil
+	for range 2 { // with the same Kafka
+		listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		grpcServer := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}))
+		eventsv1.RegisterEventsServiceServer(grpcServer, f)
+		served := make(chan error, 1)
+		go func() { served <- grpcServer.Serve(listener) }()
+		t.Cleanup(func() {
+			grpcServer.Stop()
+			if err := <-served; err != nil {
+				t.Errorf("Serve() = %v", err)
+			}
+		})
+		cfg.Addresses = append(cfg.Addresses, listener.Addr().String())
+	}
 	client, stop := start(t, cfg)
 
 	var running sync.WaitGroup

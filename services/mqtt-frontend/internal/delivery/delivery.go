@@ -107,7 +107,7 @@ type DetachOptions struct {
 type Config struct {
 	grpcclient.Config `yaml:",inline"`
 
-	// Streams per address. Sessions are spread over them by application.
+	// Streams per instance. Sessions are spread over them by application.
 	Streams int `yaml:"streams"`
 	// MaxSubscriptions bounds the open subscriptions of this process.
 	MaxSubscriptions int `yaml:"max_subscriptions"`

@@ -45,10 +45,12 @@ func NewReceiver(subscriptions int, sink Sink) (frame func([]byte) error, subs [
 	if err != nil {
 		return nil, nil, err
 	}
-	l := newLane(&Client{metrics: instruments}, nil, "")
+	l := newLane(newClient(Config{}, instruments), nil, "")
 	on := l.connect()
 	for range subscriptions {
-		sub := &Subscription{lane: l, sink: sink, link: on}
+		a := &attachment{}
+		a.lane.Store(l)
+		sub := &Subscription{attachment: a, sink: sink, link: on}
 		sub.handle = on.subs.add(sub)
 		subs = append(subs, sub)
 	}

@@ -32,6 +32,7 @@ type server struct {
 
 	address string
 	peers   chan *peer
+	kill    func() // cuts off all that there is
 }
 
 // peer is the server's end of a stream.
@@ -80,7 +81,12 @@ func (s *server) Deliver(stream grpc.BidiStreamingServer[eventsv1.DeliverRequest
 
 func listen(t *testing.T) *server {
 	t.Helper()
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	return listenOn(t, "127.0.0.1:0")
+}
+
+func listenOn(t *testing.T, address string) *server {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,12 +95,13 @@ func listen(t *testing.T) *server {
 	eventsv1.RegisterEventsServiceServer(grpcServer, s)
 	served := make(chan error, 1)
 	go func() { served <- grpcServer.Serve(listener) }()
-	t.Cleanup(func() {
+	s.kill = sync.OnceFunc(func() {
 		grpcServer.Stop()
 		if err := <-served; err != nil {
 			t.Errorf("Serve() = %v", err)
 		}
 	})
+	t.Cleanup(s.kill)
 	return s
 }
 

@@ -3,6 +3,7 @@ package delivery
 import (
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
@@ -13,22 +14,32 @@ const (
 	maxBackoff   = 2 * time.Second
 )
 
-// lane is the sessions and subscriptions that share a stream. It outlives the
-// streams.
+// lane is the sessions and subscriptions that share a stream to one instance. It
+// outlives the streams.
 //
-// Locks: mu before that of a subscription, dirtyMu last; a session's mu is never
-// held together with another. Neither sinks nor sessions are called under one.
+// Locks: a session's mu, then the client's, then mu, then that of a subscription;
+// dirtyMu is last. Of two lanes, the one with the lower number is first. Neither
+// sinks nor the callers' functions are called under one.
 type lane struct {
 	client  *Client
 	api     eventsv1.EventsServiceClient
 	address string
+	number  uint64
 	frame   uint64 // number of the last frame received; of the goroutine that receives
+
+	// idleSince is when the lane lost its stream, in ns after the client was made,
+	// or began to look for its first one; 0: it has one.
+	idleSince atomic.Int64
+	// left is true when the instance has asked to leave it, until the next stream.
+	left atomic.Bool
 
 	queued chan struct{} // there is something in the queue of the link
 	marked chan struct{} // there is something in dirty
 
 	mu          sync.Mutex
-	closed      bool
+	closed      bool  // nothing is opened any more
+	gone        bool  // it takes no attachments any more
+	streaming   bool  // there is a stream, perhaps one that takes nothing any more
 	link        *link // the stream that takes frames; nil: none
 	attachments map[*attachment]struct{}
 
@@ -48,12 +59,14 @@ type link struct {
 }
 
 func newLane(c *Client, api eventsv1.EventsServiceClient, address string) *lane {
-	return &lane{
-		client: c, api: api, address: address,
+	l := &lane{
+		client: c, api: api, address: address, number: c.lanes.Add(1),
 		queued:      make(chan struct{}, 1),
 		marked:      make(chan struct{}, 1),
 		attachments: map[*attachment]struct{}{},
 	}
+	l.idleSince.Store(c.now())
+	return l
 }
 
 // mark puts a subscription into the list of those with something to send.
@@ -75,14 +88,12 @@ func (l *lane) putRequest(request *eventsv1.DeliverRequest) {
 }
 
 // add takes a subscription up. It is false when the session has ended.
-func (l *lane) add(a *attachment, sub *Subscription) bool {
-	l.mu.Lock()
+func (a *attachment) add(sub *Subscription) bool {
+	l := a.lock()
 	defer l.mu.Unlock()
 	if l.closed || a.ended {
 		return false
 	}
-	l.attachments[a] = struct{}{}
-	sub.attachment = a
 	a.subs[sub] = struct{}{}
 	if l.link == nil {
 		return true
@@ -155,13 +166,7 @@ const (
 	closeGone                  // the server knows
 )
 
-// end ends a subscription here, and tells the server. Open, if it waits, gets err.
-func (l *lane) end(sub *Subscription, how closing, err *OpenError) answer {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.endLocked(sub, how, err)
-}
-
+// endLocked ends a subscription here, and tells the server.
 func (l *lane) endLocked(sub *Subscription, how closing, err *OpenError) answer {
 	if sub.ended {
 		return nil
@@ -220,8 +225,8 @@ func (l *lane) putAcknowledgements(acks *acknowledgements) {
 
 // detach ends an attachment here, and tells the server. It returns the
 // subscriptions that ended.
-func (l *lane) detach(a *attachment, options DetachOptions) ([]*Subscription, answer) {
-	l.mu.Lock()
+func (a *attachment) detach(options DetachOptions) ([]*Subscription, answer) {
+	l := a.lock()
 	defer l.mu.Unlock()
 	if a.ended {
 		return nil, nil
@@ -252,6 +257,7 @@ func (l *lane) detach(a *attachment, options DetachOptions) ([]*Subscription, an
 func (l *lane) connect() *link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.streaming = true
 	l.link = &link{
 		sessions: map[uint64]*attachment{},
 		closing:  map[uint64]answer{},
@@ -280,6 +286,7 @@ func (l *lane) leave(on *link) {
 func (l *lane) disconnect(on *link) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.streaming = false
 	if l.link == on {
 		l.link = nil
 	}
@@ -315,10 +322,10 @@ func (l *lane) close() {
 }
 
 // reopenLater opens a subscription again after a while. The caller holds mu.
-func (l *lane) reopenLater(sub *Subscription) {
+func reopenLater(sub *Subscription) {
 	sub.retries++
 	time.AfterFunc(delay(sub.retries), func() {
-		l.mu.Lock()
+		l := sub.attachment.lock()
 		defer l.mu.Unlock()
 		if sub.ended || l.link == nil || sub.attachment.state != attached {
 			return // or whoever attaches opens it
@@ -333,10 +340,10 @@ func (l *lane) reopenLater(sub *Subscription) {
 }
 
 // reattachLater attaches a session again after a while. The caller holds mu.
-func (l *lane) reattachLater(a *attachment) {
+func reattachLater(a *attachment) {
 	a.retries++
 	time.AfterFunc(delay(a.retries), func() {
-		l.mu.Lock()
+		l := a.lock()
 		defer l.mu.Unlock()
 		if !a.ended && l.link != nil && a.state == detached {
 			l.attach(a)

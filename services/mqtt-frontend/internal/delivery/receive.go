@@ -30,6 +30,7 @@ func (l *lane) receive(ctx context.Context, s stream, on *link) error {
 		if frame, ok := response.GetFrame().(*eventsv1.DeliverResponse_Goaway); ok && len(frame.Goaway.GetSubscriptions()) == 0 {
 			l.client.logger.LogAttrs(ctx, slog.LevelInfo, "event-fanout wants its stream to end",
 				slog.String("address", l.address), slog.String("reason", frame.Goaway.GetReason()))
+			l.left.Store(true)
 			l.leave(on)
 			continue
 		}
@@ -127,7 +128,7 @@ func (l *lane) refused(a *attachment, err *OpenError) []func() {
 		calls = append(calls, l.fail(sub, err)...)
 	}
 	if again {
-		l.reattachLater(a)
+		reattachLater(a)
 	}
 	return calls
 }
@@ -206,7 +207,7 @@ func (l *lane) onSubscriptionError(on *link, frame *eventsv1.SubscriptionError) 
 	sub.mu.Lock()
 	sub.disconnectLocked()
 	sub.mu.Unlock()
-	l.reopenLater(sub)
+	reopenLater(sub)
 	return nil
 }
 
@@ -228,7 +229,7 @@ func (l *lane) move(on *link, handle uint64) {
 	l.putRequest(&eventsv1.DeliverRequest{Frame: &eventsv1.DeliverRequest_Close{
 		Close: &eventsv1.Close{Subscription: handle},
 	}})
-	l.reopenLater(sub)
+	reopenLater(sub)
 }
 
 func (l *lane) onSessionError(on *link, frame *eventsv1.SessionError) []func() {
@@ -250,7 +251,7 @@ func (l *lane) onSessionError(on *link, frame *eventsv1.SessionError) []func() {
 		sub.disconnectLocked()
 		sub.mu.Unlock()
 	}
-	l.reattachLater(a)
+	reattachLater(a)
 	return nil
 }
 

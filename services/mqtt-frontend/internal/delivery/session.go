@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
@@ -21,14 +22,19 @@ type Session struct {
 
 	mu         sync.Mutex
 	ended      bool
-	lane       *lane // nil until the first Open
-	attachment *attachment
+	attachment *attachment // nil until the first Open
 }
 
-// attachment is a session on its lane. It outlives the streams. Guarded by the
-// lane's mu.
+// attachment is a session on its lane. It outlives the streams, and moves to
+// another lane when its own has lost its instance.
 type attachment struct {
-	session *Session
+	session     *Session
+	application string // the first one: it chooses among the lanes of an instance
+
+	// lane changes under the mu of both lanes, while it has no stream.
+	lane atomic.Pointer[lane]
+
+	// Guarded by the lane's mu.
 	subs    map[*Subscription]struct{}
 	ended   bool
 	state   attachState
@@ -60,13 +66,13 @@ func (s *Session) Open(ctx context.Context, request OpenRequest, sink Sink) (*Su
 			Message: "too many subscriptions",
 		}
 	}
-	l, a := s.attach(request.Application)
+	a := s.attach(request.Application)
 	sub := &Subscription{
-		session: s, lane: l, request: request, sink: sink,
+		session: s, attachment: a, request: request, sink: sink,
 		window: request.Window,
 		opened: make(chan *OpenError, 1),
 	}
-	if a == nil || !l.add(a, sub) {
+	if a == nil || !a.add(sub) {
 		s.client.count.Add(-1)
 		return nil, openUnavailable("the session has ended")
 	}
@@ -79,7 +85,7 @@ func (s *Session) Open(ctx context.Context, request OpenRequest, sink Sink) (*Su
 		return sub, nil
 	case <-ctx.Done():
 	}
-	l.end(sub, closeDrop, nil)
+	sub.end(closeDrop, nil)
 	sub.wait()
 	select {
 	case err := <-sub.opened: // just now
@@ -115,14 +121,26 @@ func (s *Session) check(request *OpenRequest) *OpenError {
 
 // attach chooses the lane of the session at its first Open. It is nil when the
 // session has ended.
-func (s *Session) attach(application string) (*lane, *attachment) {
+func (s *Session) attach(application string) *attachment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.attachment == nil && !s.ended {
-		s.lane = s.client.lane(&s.info, application)
-		s.attachment = &attachment{session: s, subs: map[*Subscription]struct{}{}}
+		s.attachment = &attachment{session: s, application: application, subs: map[*Subscription]struct{}{}}
+		s.client.place(s.attachment)
 	}
-	return s.lane, s.attachment
+	return s.attachment
+}
+
+// lock locks the mu of the lane where the attachment is, and returns the lane.
+func (a *attachment) lock() *lane {
+	for {
+		l := a.lane.Load()
+		l.mu.Lock()
+		if a.lane.Load() == l {
+			return l
+		}
+		l.mu.Unlock() // it has moved meanwhile
+	}
 }
 
 func openUnavailable(message string) *OpenError {
@@ -148,13 +166,13 @@ func (s *Session) Detach(ctx context.Context, options DetachOptions) error {
 func (s *Session) end(options DetachOptions) ([]*Subscription, answer) {
 	s.mu.Lock()
 	s.ended = true
-	l, a := s.lane, s.attachment
+	a := s.attachment
 	s.attachment = nil
 	s.mu.Unlock()
 	if a == nil {
 		return nil, nil
 	}
-	return l.detach(a, options)
+	return a.detach(options)
 }
 
 // lost ends the session because a server said so. Not called with a lock.

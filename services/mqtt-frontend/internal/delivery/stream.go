@@ -36,12 +36,14 @@ type stream = grpc.BidiStreamingClient[eventsv1.DeliverRequest, eventsv1.Deliver
 
 // run keeps a stream until ctx ends.
 func (l *lane) run(ctx context.Context) {
-	defer l.close()
 	logger := l.client.logger.With(slog.String("address", l.address))
 	attempt, broken := 0, false
 	for ctx.Err() == nil {
 		err := l.stream(ctx, func() {
 			attempt = 0
+			l.left.Store(false)
+			l.idleSince.Store(0)
+			signal(l.client.kicked)
 			if broken {
 				broken = false
 				logger.LogAttrs(ctx, slog.LevelInfo, "stream to event-fanout is back")
@@ -50,6 +52,8 @@ func (l *lane) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		l.idleSince.CompareAndSwap(0, l.client.now())
+		signal(l.client.kicked)
 		if !broken && !errors.Is(err, errLeft) {
 			broken = true
 			logger.LogAttrs(ctx, slog.LevelWarn, "stream to event-fanout broke", slog.Any("error", err))

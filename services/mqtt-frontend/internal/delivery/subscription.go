@@ -11,20 +11,19 @@ import (
 // Subscription is a subscription that was opened. All methods are safe for
 // concurrent use.
 type Subscription struct {
-	session *Session
-	lane    *lane
-	request OpenRequest
-	sink    Sink
-	opened  chan *OpenError // the outcome of the first Open
+	session    *Session
+	attachment *attachment
+	request    OpenRequest
+	sink       Sink
+	opened     chan *OpenError // the outcome of the first Open
 
 	// Scratch of the goroutine that receives, for one frame.
 	frame       uint64
 	first, last int32
 
 	// Guarded by the lane's mu.
-	attachment *attachment
-	ended      bool
-	retries    int
+	ended   bool
+	retries int
 
 	mu         sync.Mutex
 	link       *link  // where events come from; nil: from nowhere
@@ -45,9 +44,10 @@ type Subscription struct {
 func (s *Subscription) Acknowledge(partition int32, offset int64) {
 	s.mu.Lock()
 	mark := s.positions.acknowledge(partition, offset) && s.markLocked()
+	l := s.attachment.lane.Load() // it does not change while there is a stream
 	s.mu.Unlock()
 	if mark {
-		s.lane.mark(s)
+		l.mark(s)
 	}
 }
 
@@ -57,9 +57,10 @@ func (s *Subscription) SetWindow(events uint32, bytes uint64) {
 	s.window = Window{Events: events, Bytes: bytes}
 	s.resized = true
 	mark := s.markLocked()
+	l := s.attachment.lane.Load()
 	s.mu.Unlock()
 	if mark {
-		s.lane.mark(s)
+		l.mark(s)
 	}
 }
 
@@ -81,7 +82,7 @@ func (s *Subscription) Close(ctx context.Context, unsubscribe bool) error {
 	if unsubscribe {
 		how = closeForget
 	}
-	answered := s.lane.end(s, how, nil)
+	answered := s.end(how, nil)
 	s.wait()
 	came, err := answered.wait(ctx)
 	if err == nil && !came && unsubscribe {
@@ -127,6 +128,13 @@ func (s *Subscription) leave() {
 	if idle != nil {
 		close(idle)
 	}
+}
+
+// end ends a subscription here, and tells the server. Open, if it waits, gets err.
+func (s *Subscription) end(how closing, err *OpenError) answer {
+	l := s.attachment.lock()
+	defer l.mu.Unlock()
+	return l.endLocked(s, how, err)
 }
 
 // disconnectLocked ends its delivery by a stream.
