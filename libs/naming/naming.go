@@ -35,11 +35,10 @@ func EventsTopic(application string) string {
 		if len(topic) == maxEventsTopic {
 			break
 		}
-		if c < utf8.RuneSelf && isLabelByte(byte(c)) {
-			topic = append(topic, byte(c))
-		} else {
-			topic = append(topic, '-')
+		if !isLabelRune(c) {
+			c = '-'
 		}
+		topic = utf8.AppendRune(topic, c)
 	}
 	return strings.TrimRight(string(topic), "-")
 }
@@ -49,15 +48,15 @@ func isLabel(s string) bool {
 	if s == "" || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
 	}
-	for i := range len(s) {
-		if !isLabelByte(s[i]) {
+	for _, c := range s {
+		if !isLabelRune(c) {
 			return false
 		}
 	}
 	return true
 }
 
-func isLabelByte(c byte) bool {
+func isLabelRune(c rune) bool {
 	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-'
 }
 
