@@ -3,6 +3,7 @@ package eventfanout_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -74,16 +75,16 @@ func escaped(name string) string {
 }
 
 // partitionsOf is how many partitions the members of a group have, most first.
-func partitionsOf(t testing.TB, brokers []string, group string) [2]int {
-	t.Helper()
+func partitionsOf(tb testing.TB, brokers []string, group string) [2]int {
+	tb.Helper()
 	admin, err := sarama.NewClusterAdmin(brokers, testkit.Sarama())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer func() { _ = admin.Close() }()
 	described, err := admin.DescribeConsumerGroups([]string{group})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var counts []int
 	for _, member := range described[0].Members {
@@ -101,15 +102,15 @@ func partitionsOf(t testing.TB, brokers []string, group string) [2]int {
 	return most
 }
 
-func addPartitions(t testing.TB, brokers []string, topic string, count int32) {
-	t.Helper()
+func addPartitions(tb testing.TB, brokers []string, topic string, count int32) {
+	tb.Helper()
 	admin, err := sarama.NewClusterAdmin(brokers, testkit.Sarama())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer func() { _ = admin.Close() }()
 	if err := admin.CreatePartitions(topic, count, nil, false); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -129,7 +130,7 @@ func TestShareGroupOverTwoInstances(t *testing.T) {
 
 	const n = 600
 	for p := range int32(2) {
-		testkit.ProduceTo(t, brokers, topic, p, keyed(fmt.Sprint(p), n/2, 30)...)
+		testkit.ProduceTo(t, brokers, topic, p, keyed(strconv.Itoa(int(p)), n/2, 30)...)
 	}
 	// The third keeps what it gets; the others acknowledge.
 	seen := map[string]int{}

@@ -140,6 +140,7 @@ func (d *dealer) forget(at spot) {
 	for _, m := range d.members {
 		if e := m.held[at]; e != nil && e.claim == nil {
 			m.release(e)
+			d.feed(m)
 		}
 	}
 }
@@ -217,7 +218,7 @@ func (d *dealer) give(m *Member, e *entry) {
 	d.dequeued(e)
 	e.claim.held++
 	if old := m.held[e.at]; old != nil {
-		m.release(old) // a ghost of another topic
+		m.release(old)
 	}
 	if m.events == 0 {
 		m.progress = time.Now()
@@ -305,12 +306,19 @@ func (d *dealer) acknowledged(m *Member, e *entry) {
 	m.release(e)
 	c := e.claim
 	if c == nil {
-		delete(d.ghosts, e.at)
+		d.laid(e)
 		return
 	}
 	c.tracker.Ack(e.at.offset, e.at.offset)
 	if c.held--; c.held == 0 && c.ending {
 		c.signal()
+	}
+}
+
+// laid is the end of a ghost.
+func (d *dealer) laid(e *entry) {
+	if d.ghosts[e.at] == e {
+		delete(d.ghosts, e.at)
 	}
 }
 
@@ -347,7 +355,7 @@ func (d *dealer) remove(m *Member) bool {
 	for _, e := range m.held {
 		c := e.claim
 		if c == nil {
-			delete(d.ghosts, e.at)
+			d.laid(e)
 			continue
 		}
 		if c.held--; c.ending {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -328,9 +329,7 @@ func (g *group) place(ctx context.Context, s sarama.ConsumerGroupSession, claims
 		if err != nil {
 			return "", err
 		}
-		for p, offset := range offsets {
-			starts[p] = offset
-		}
+		maps.Copy(starts, offsets)
 	}
 	for p, offset := range starts {
 		s.MarkOffset(g.topic, p, offset, metadata)
