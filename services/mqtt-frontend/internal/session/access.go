@@ -20,9 +20,10 @@ const (
 )
 
 const (
-	// undecidedAttempts is how often it is tried to reach authorization before a
-	// session, for which there is no decision that counts, is ended.
-	undecidedAttempts = 3
+	// undecidedPatience is how long it is tried to reach authorization before a
+	// session, for which there is no decision that counts, is ended: events go on
+	// until then, although nobody says that they may.
+	undecidedPatience = accessTimeout
 	undecidedPause    = time.Second
 )
 
@@ -67,8 +68,10 @@ func (s *Session) rechecks() {
 // still reports whether something is still allowed, and ends the connection when
 // it is not, or when it cannot be found out.
 func (s *Session) still(ctx context.Context, permission authorizationv1.Permission, application string) bool {
-	for attempt := 1; ; attempt++ {
-		decision, err := s.authorize(ctx, permission, application)
+	patient, cancel := context.WithTimeout(ctx, undecidedPatience)
+	defer cancel()
+	for {
+		decision, err := s.authorize(patient, permission, application)
 		switch {
 		case ctx.Err() != nil:
 			return false
@@ -77,15 +80,14 @@ func (s *Session) still(ctx context.Context, permission authorizationv1.Permissi
 		case err == nil:
 			s.conn.End(wire.End{Label: labelRevoked, Code: wire.NotAuthorized, Reason: revoked(decision.Reason, application)})
 			return false
-		case attempt == undecidedAttempts || !errors.Is(err, access.ErrUnavailable):
+		case patient.Err() != nil || !errors.Is(err, access.ErrUnavailable):
 			s.conn.End(wire.End{
 				Label: labelUndecided, Code: wire.ImplementationSpecificError, Reason: "authorization cannot be reached", Err: err,
 			})
 			return false
 		}
 		select {
-		case <-ctx.Done():
-			return false
+		case <-patient.Done():
 		case <-time.After(undecidedPause):
 		}
 	}
