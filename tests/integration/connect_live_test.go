@@ -13,6 +13,7 @@ import (
 
 	"mqtt-integration/libs/testkit"
 	adminv1 "mqtt-integration/proto/gen/mqttintegration/admin/v1"
+	"mqtt-integration/services/standalone"
 	"mqtt-integration/tests/internal/rawmqtt"
 	"mqtt-integration/tests/internal/system"
 )
@@ -326,4 +327,42 @@ func TestConnectRevocationDuringAnOutageOfAuthorization(t *testing.T) {
 		connectEnded(t, client, 5*time.Second, 0x87, "the credential was revoked")
 	}
 	connectAllAlive(t, spared...)
+}
+
+// Without authorization, live connections go on for the lifetime of the decisions
+// that let them in, and then end with a code that says what is wrong.
+func TestConnectDecisionsEndInAnOutage(t *testing.T) {
+	t.Parallel()
+	s, relay := connectRelayed(t, func(cfg *standalone.Config) { cfg.Authorization.DecisionLifetime = 3 * time.Second })
+	user := s.CreateUser(t)
+	application := s.CreateApplicationOf(t, user, 1)
+	clients := connectBothSubscribed(t, s, &user.Name, &user.Key, application.Name)
+	publish := rawmqtt.Publish{Topic: "command/" + application.Name + "/dev/go", QoS: 1, PacketID: 7}
+	for _, client := range clients {
+		if p, err := client.Exchange(publish, rawmqtt.PUBACK, connectPatience); err != nil || p.Code != 0 {
+			t.Fatalf("%v, %v, want PUBACK 0", p, err)
+		}
+	}
+	relay.Cut()
+	began := time.Now()
+	// What was decided holds for a while, for events and for commands.
+	for _, client := range clients {
+		if p, err := client.Exchange(publish, rawmqtt.PUBACK, connectPatience); err != nil || p.Code != 0 {
+			t.Errorf("%v, %v, want PUBACK 0 by the decision that is known", p, err)
+		}
+	}
+	testkit.Produce(t, s.Brokers, application.Topic, testkit.Record{Value: []byte("event")})
+	for _, client := range clients {
+		if p, err := client.Expect(rawmqtt.PUBLISH, connectPatience); err != nil || p.Topic != "app/"+application.Name {
+			t.Errorf("%v, %v, want the event", p, err)
+		}
+	}
+	// The watch counts as unheard after 5 s, and for 5 s more it is tried to reach
+	// authorization; the rest is for a slow machine.
+	for _, client := range clients {
+		connectEnded(t, client, 14*time.Second, 0x83, "authorization cannot be reached")
+	}
+	if took := time.Since(began); took < 2*time.Second || took > 14*time.Second {
+		t.Errorf("connections ended after %v, want the lifetime of decisions of 3 s less a heartbeat at least, and not much more", took)
+	}
 }
