@@ -35,7 +35,7 @@ func TestFirstFrames(t *testing.T) {
 	result := make(chan opening, 1)
 	go func() {
 		sub, err := session.Open(t.Context(), delivery.OpenRequest{
-			Application: "app", ShareName: "share", Window: delivery.Window{Events: 3, Bytes: 4},
+			Application: "app", Window: delivery.Window{Events: 3, Bytes: 4},
 			QoS: 1, Binary: true, SubscriptionID: 7,
 		}, newSink())
 		result <- opening{sub, err}
@@ -50,7 +50,7 @@ func TestFirstFrames(t *testing.T) {
 	}
 	got := p.open(t, 0)
 	if diff := cmp.Diff(&eventsv1.Open{
-		Subscription: got.GetSubscription(), Session: attach.GetSession(), Application: "app", ShareName: "share",
+		Subscription: got.GetSubscription(), Session: attach.GetSession(), Application: "app",
 		Options: &eventsv1.SubscriptionOptions{Qos: 1, Binary: true, SubscriptionIdentifier: 7},
 		Window:  &eventsv1.Window{Events: 3, Bytes: 4},
 	}, got, protocmp.Transform()); diff != "" {

@@ -8,6 +8,9 @@
 // with the next offset of each partition and what is not acknowledged yet.
 // Nothing of an old stream reaches a sink.
 //
+// A share subscription gets what its group gives it, in any order; when the stream
+// breaks, what it has not acknowledged comes again, to it or to another one.
+//
 // # Instances
 //
 // Addresses are a polled view. A session goes to the instance that rendezvous

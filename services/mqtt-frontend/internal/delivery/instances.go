@@ -212,7 +212,7 @@ func (c *Client) evacuate(ctx context.Context, from *lane) {
 	moved := 0
 	for _, a := range sessions {
 		for {
-			to := c.choose(&a.session.info, a.application)
+			to := c.choose(a)
 			if to == from || !must && !to.usable() {
 				break
 			}
@@ -267,7 +267,7 @@ func (a *attachment) move(from, to *lane) (done, again bool) {
 // place gives an attachment its first lane.
 func (c *Client) place(a *attachment) {
 	for {
-		l := c.choose(&a.session.info, a.application)
+		l := c.choose(a)
 		l.mu.Lock()
 		gone := l.gone
 		if !gone {
@@ -289,17 +289,19 @@ func (c *Client) place(a *attachment) {
 // in the order that every frontend finds for the session, the one that its first
 // application is on, so that an event comes once for nearly all sessions. It
 // stays there: to the owner, a session that attaches on another stream has moved.
-func (c *Client) choose(info *SessionInfo, application string) *lane {
+// For share subscriptions, the order is that of their group.
+func (c *Client) choose(a *attachment) *lane {
+	key := a.place()
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if at, ok := c.view.Pick(info.Issuer, info.Subject, info.ClientID); ok {
-		if l := c.laneOf(at, application); l != nil && l.usable() {
+	if at, ok := c.view.Pick(key...); ok {
+		if l := c.laneOf(at, a.application); l != nil && l.usable() {
 			return l
 		}
 	}
 	first := c.limbo
-	for _, at := range c.view.Ordered(info.Issuer, info.Subject, info.ClientID) {
-		l := c.laneOf(at, application)
+	for _, at := range c.view.Ordered(key...) {
+		l := c.laneOf(at, a.application)
 		if l == nil {
 			continue
 		}

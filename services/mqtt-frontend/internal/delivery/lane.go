@@ -110,6 +110,11 @@ func (a *attachment) add(sub *Subscription) bool {
 
 // attach sends Attach. The caller holds mu, and there is a link.
 func (l *lane) attach(a *attachment) {
+	if a.share != "" {
+		a.state = attached
+		l.openAll(a)
+		return
+	}
 	l.link.last++
 	a.handle, a.state = l.link.last, attaching
 	l.link.sessions[a.handle] = a
@@ -171,7 +176,15 @@ func (l *lane) endLocked(sub *Subscription, how closing, err *OpenError) answer 
 	if sub.ended {
 		return nil
 	}
-	delete(sub.attachment.subs, sub)
+	a := sub.attachment
+	if a.share != "" {
+		a.ended = true
+		delete(l.attachments, a)
+	}
+	if _, taken := a.subs[sub]; !taken {
+		return nil // its session was faster to end than it to begin
+	}
+	delete(a.subs, sub)
 	acks := &acknowledgements{}
 	on, handle, sent, positioned := l.release(sub, acks, err)
 	if how == closeGone {
@@ -205,7 +218,7 @@ func (l *lane) release(sub *Subscription, acks *acknowledgements, err *OpenError
 		acks.take(sub)
 	}
 	sub.disconnectLocked()
-	sub.positions = positions{}
+	sub.positions.forget()
 	sub.mu.Unlock()
 	if on != nil {
 		on.subs.remove(handle)

@@ -12,8 +12,14 @@ type offsetRange struct{ first, last int64 }
 // positions is where a subscription stands in each partition of its topic. Not
 // safe for concurrent use.
 type positions struct {
+	// unordered is for share subscriptions: what one is given need not ascend, since
+	// it may have been another one's before.
+	unordered  bool
 	partitions []partition // by id
 }
+
+// forget forgets all partitions.
+func (p *positions) forget() { p.partitions = nil }
 
 // partition is where a subscription stands in a partition.
 type partition struct {
@@ -28,6 +34,8 @@ type partition struct {
 	left        int64 // offset of the one that left last; -1: none
 
 	pending []offsetRange // acknowledged, and not sent to the server
+
+	held map[int64]struct{} // unordered: what is outstanding
 }
 
 // at returns a partition, and adds it if it is new.
@@ -63,6 +71,13 @@ func (p *positions) start(list []*eventsv1.Position) {
 // receive notes that an event was received.
 func (p *positions) receive(id int32, offset int64) {
 	q := p.at(id, offset)
+	if p.unordered {
+		if q.held == nil {
+			q.held = map[int64]struct{}{}
+		}
+		q.held[offset] = struct{}{}
+		return
+	}
 	if offset < q.next {
 		// The topic was deleted and created anew: what is outstanding belongs to
 		// records that are gone.
@@ -82,6 +97,9 @@ func (p *positions) acknowledge(id int32, offset int64) bool {
 	q := p.find(id)
 	if q == nil {
 		return false
+	}
+	if p.unordered {
+		return q.acknowledgeHeld(offset)
 	}
 	waiting := q.outstanding[q.head:]
 	i, before := 0, q.left
@@ -104,6 +122,21 @@ func (p *positions) acknowledge(id int32, offset int64) bool {
 	}
 	if i == 0 {
 		q.leave()
+	}
+	return true
+}
+
+// acknowledgeHeld is acknowledge where offsets are not ordered. Ranges have no gaps
+// then: others may hold what lies between.
+func (q *partition) acknowledgeHeld(offset int64) bool {
+	if _, ok := q.held[offset]; !ok {
+		return false
+	}
+	delete(q.held, offset)
+	if n := len(q.pending); n > 0 && q.pending[n-1].last == offset-1 {
+		q.pending[n-1].last = offset
+	} else {
+		q.pending = append(q.pending, offsetRange{offset, offset})
 	}
 	return true
 }

@@ -233,6 +233,14 @@ func (l *lane) move(on *link, handle uint64) {
 }
 
 func (l *lane) onSessionError(on *link, frame *eventsv1.SessionError) []func() {
+	if frame.GetSession() == 0 {
+		// The server of a share subscription knows the session by that one only.
+		sub := on.subs.get(frame.GetSubscription())
+		if sub == nil {
+			return nil
+		}
+		return []func(){func() { sub.session.lost(SessionError{Reason: frame.GetReason(), Message: frame.GetMessage()}) }}
+	}
 	a := on.sessions[frame.GetSession()]
 	if a == nil {
 		settle(on.leavers, frame.GetSession())

@@ -23,13 +23,16 @@ type Session struct {
 	mu         sync.Mutex
 	ended      bool
 	attachment *attachment // nil until the first Open
+	shared     map[*Subscription]struct{}
 }
 
 // attachment is a session on its lane. It outlives the streams, and moves to
-// another lane when its own has lost its instance.
+// another lane when its own has lost its instance. Each share subscription has one
+// of its own, which needs no Attach: it is where its group is.
 type attachment struct {
 	session     *Session
 	application string // the first one: it chooses among the lanes of an instance
+	share       string // share name; empty for the session itself
 
 	// lane changes under the mu of both lanes, while it has no stream.
 	lane atomic.Pointer[lane]
@@ -66,25 +69,27 @@ func (s *Session) Open(ctx context.Context, request OpenRequest, sink Sink) (*Su
 			Message: "too many subscriptions",
 		}
 	}
-	a := s.attach(request.Application)
 	sub := &Subscription{
-		session: s, attachment: a, request: request, sink: sink,
-		window: request.Window,
+		session: s, request: request, sink: sink,
+		window: request.Window, positions: positions{unordered: request.ShareName != ""},
 		opened: make(chan *OpenError, 1),
 	}
-	if a == nil || !a.add(sub) {
+	if !s.attach(sub) || !sub.attachment.add(sub) {
+		s.forget(sub)
 		s.client.count.Add(-1)
 		return nil, openUnavailable("the session has ended")
 	}
 	select {
 	case err := <-sub.opened:
 		if err != nil {
+			s.forget(sub)
 			sub.wait()
 			return nil, err
 		}
 		return sub, nil
 	case <-ctx.Done():
 	}
+	s.forget(sub)
 	sub.end(closeDrop, nil)
 	sub.wait()
 	select {
@@ -119,16 +124,46 @@ func (s *Session) check(request *OpenRequest) *OpenError {
 	return nil
 }
 
-// attach chooses the lane of the session at its first Open. It is nil when the
-// session has ended.
-func (s *Session) attach(application string) *attachment {
+// attach gives a subscription its attachment, and with the first one of the
+// session a lane. It is false when the session has ended.
+func (s *Session) attach(sub *Subscription) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.attachment == nil && !s.ended {
-		s.attachment = &attachment{session: s, application: application, subs: map[*Subscription]struct{}{}}
-		s.client.place(s.attachment)
+	if s.ended {
+		return false
 	}
-	return s.attachment
+	application, share := sub.request.Application, sub.request.ShareName
+	if share == "" && s.attachment != nil {
+		sub.attachment = s.attachment
+		return true
+	}
+	sub.attachment = &attachment{session: s, application: application, share: share, subs: map[*Subscription]struct{}{}}
+	s.client.place(sub.attachment)
+	if share == "" {
+		s.attachment = sub.attachment
+		return true
+	}
+	if s.shared == nil {
+		s.shared = map[*Subscription]struct{}{}
+	}
+	s.shared[sub] = struct{}{}
+	return true
+}
+
+// forget is for a subscription that has ended.
+func (s *Session) forget(sub *Subscription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.shared, sub)
+}
+
+// place is what chooses among instances.
+func (a *attachment) place() []string {
+	if a.share != "" {
+		return []string{a.application, a.share}
+	}
+	info := &a.session.info
+	return []string{info.Issuer, info.Subject, info.ClientID}
 }
 
 // lock locks the mu of the lane where the attachment is, and returns the lane.
@@ -151,28 +186,36 @@ func openUnavailable(message string) *OpenError {
 // comes any more. Nothing reaches a sink after it returned, whatever the error.
 // Do not call it with a lock that a sink takes.
 func (s *Session) Detach(ctx context.Context, options DetachOptions) error {
-	subs, answered := s.end(options)
+	subs, answers := s.end(options)
 	for _, sub := range subs {
 		sub.wait()
 	}
-	if _, err := answered.wait(ctx); err != nil {
-		return fmt.Errorf("detach session: %w", err)
+	for _, answered := range answers {
+		if _, err := answered.wait(ctx); err != nil {
+			return fmt.Errorf("detach session: %w", err)
+		}
 	}
 	return nil
 }
 
-// end ends the session here, and tells the server. It returns the subscriptions
+// end ends the session here, and tells the servers. It returns the subscriptions
 // that ended.
-func (s *Session) end(options DetachOptions) ([]*Subscription, answer) {
+func (s *Session) end(options DetachOptions) (subs []*Subscription, answers []answer) {
 	s.mu.Lock()
 	s.ended = true
-	a := s.attachment
-	s.attachment = nil
+	a, shared := s.attachment, s.shared
+	s.attachment, s.shared = nil, nil
 	s.mu.Unlock()
-	if a == nil {
-		return nil, nil
+	if a != nil {
+		var answered answer
+		subs, answered = a.detach(options)
+		answers = append(answers, answered)
 	}
-	return a.detach(options)
+	for sub := range shared {
+		subs = append(subs, sub)
+		answers = append(answers, sub.end(closeKeep, openUnavailable("the session has ended")))
+	}
+	return subs, answers
 }
 
 // lost ends the session because a server said so. Not called with a lock.

@@ -82,6 +82,7 @@ func (s *Subscription) Close(ctx context.Context, unsubscribe bool) error {
 	if unsubscribe {
 		how = closeForget
 	}
+	s.session.forget(s)
 	answered := s.end(how, nil)
 	s.wait()
 	came, err := answered.wait(ctx)
@@ -141,6 +142,10 @@ func (s *Subscription) end(how closing, err *OpenError) answer {
 func (s *Subscription) disconnectLocked() {
 	s.link, s.handle = nil, 0
 	s.sent, s.ready = false, false
+	if s.positions.unordered {
+		// What is outstanding comes again, here or elsewhere.
+		s.positions.forget()
+	}
 }
 
 // open builds the Open frame, unless the subscription is not with this stream any
@@ -165,7 +170,12 @@ func (s *Subscription) open(on *link, handle, session uint64) *eventsv1.DeliverR
 		},
 		Window: &eventsv1.Window{Events: s.window.Events, Bytes: s.window.Bytes},
 	}
-	if s.positioned {
+	switch {
+	case s.request.ShareName != "":
+		info := &s.session.info
+		open.Key = &eventsv1.SessionKey{Issuer: info.Issuer, Subject: info.Subject, ClientId: info.ClientID}
+		open.Epoch = &eventsv1.Epoch{TimeMicros: info.Epoch, FrontendId: s.session.client.frontendID}
+	case s.positioned:
 		open.Resume = s.positions.resume()
 	}
 	return &eventsv1.DeliverRequest{Frame: &eventsv1.DeliverRequest_Open{Open: open}}
