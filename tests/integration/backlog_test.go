@@ -85,7 +85,7 @@ func number(n int) string {
 	return string(b)
 }
 
-func numberOf(t testing.TB, p rawmqtt.Packet) int {
+func numberOf(t *testing.T, p rawmqtt.Packet) int {
 	t.Helper()
 	_, rest, ok := strings.Cut(string(p.Payload), `"id":"event-`)
 	if !ok || len(rest) < 6 {
@@ -197,7 +197,7 @@ func TestStalledClientsSlowNobody(t *testing.T) {
 func TestClientThatDoesNotReadIsDisconnected(t *testing.T) {
 	t.Parallel()
 	s := system.Start(t, system.Options{Configure: func(c *standalone.Config) {
-		c.MQTTFrontend.MQTT.WriteTimeout = 500 * time.Millisecond
+		c.MQTTFrontend.MQTT.WriteTimeout = 2 * time.Second
 	}})
 	app := s.CreateApplication(t, 1)
 	deaf := connect(t, s, dial{user: app.Owner})

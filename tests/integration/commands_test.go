@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -377,7 +378,7 @@ func TestCommandsAreAcknowledgedInOrder(t *testing.T) {
 				if !ok {
 					i = int(rest[0] - '0')
 				}
-				if string(r.Value) != fmt.Sprint(i) {
+				if string(r.Value) != strconv.Itoa(i) {
 					t.Errorf("device %s got %s, want %d", device, r.Value, i)
 				}
 				next[rest] = i + 7

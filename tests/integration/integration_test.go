@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"strconv"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -38,7 +37,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type client struct {
 	*rawmqtt.Client
 
-	t       testing.TB
+	t       *testing.T
 	id      string
 	user    system.User
 	connack rawmqtt.Packet
@@ -57,7 +56,7 @@ type dial struct {
 	user system.User
 }
 
-func connect(t testing.TB, s *system.System, d dial) *client {
+func connect(t *testing.T, s *system.System, d dial) *client {
 	t.Helper()
 	if d.version == 0 {
 		d.version = rawmqtt.V5
@@ -192,7 +191,7 @@ func events(first, n int) []testkit.Record {
 }
 
 // idOf is the identifier of a structured event.
-func idOf(t testing.TB, p rawmqtt.Packet) string {
+func idOf(t *testing.T, p rawmqtt.Packet) string {
 	t.Helper()
 	var e struct {
 		ID string `json:"id"`
@@ -204,7 +203,7 @@ func idOf(t testing.TB, p rawmqtt.Packet) string {
 }
 
 // wantNumbers checks that events have the numbers from first on, in order.
-func wantNumbers(t testing.TB, packets []rawmqtt.Packet, first int) {
+func wantNumbers(t *testing.T, packets []rawmqtt.Packet, first int) {
 	t.Helper()
 	for i, p := range packets {
 		if got, want := idOf(t, p), strconv.Itoa(first+i); got != want {
@@ -219,7 +218,7 @@ type producer struct {
 	sarama.SyncProducer
 }
 
-func newProducer(t testing.TB, brokers []string) producer {
+func newProducer(t *testing.T, brokers []string) producer {
 	t.Helper()
 	cfg := testkit.Sarama()
 	cfg.Producer.Partitioner = sarama.NewManualPartitioner
@@ -236,7 +235,7 @@ func newProducer(t testing.TB, brokers []string) producer {
 }
 
 // send writes records in one go, each to its partition.
-func (p producer) send(t testing.TB, topic string, records ...testkit.Record) {
+func (p producer) send(t *testing.T, topic string, records ...testkit.Record) {
 	t.Helper()
 	messages := make([]*sarama.ProducerMessage, len(records))
 	for i, r := range records {
@@ -258,7 +257,7 @@ func (p producer) send(t testing.TB, topic string, records ...testkit.Record) {
 }
 
 // eventually waits until check finds nothing wrong.
-func eventually(t testing.TB, check func() error) {
+func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -276,13 +275,13 @@ func eventually(t testing.TB, check func() error) {
 }
 
 // committed are the positions of the one connection of a client.
-func committed(t testing.TB, s *system.System, c *client, app system.Application) map[int32]int64 {
+func committed(t *testing.T, s *system.System, c *client, app system.Application) map[int32]int64 {
 	t.Helper()
 	return testkit.CommittedOffsets(t, s.Brokers, s.TransientGroup(t, c.user, c.id), app.Topic)
 }
 
 // wantCommitted waits until the positions are these, and checks that they stay.
-func wantCommitted(t testing.TB, s *system.System, c *client, app system.Application, want map[int32]int64) {
+func wantCommitted(t *testing.T, s *system.System, c *client, app system.Application, want map[int32]int64) {
 	t.Helper()
 	compare := func() error {
 		if got := committed(t, s, c, app); fmt.Sprint(got) != fmt.Sprint(want) {
@@ -296,10 +295,3 @@ func wantCommitted(t testing.TB, s *system.System, c *client, app system.Applica
 		t.Fatal(err)
 	}
 }
-
-// group runs functions in goroutines of their own and waits for them.
-type group struct {
-	wait sync.WaitGroup
-}
-
-func (g *group) run(f func()) { g.wait.Go(f) }

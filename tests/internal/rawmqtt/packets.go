@@ -217,7 +217,7 @@ func (p Ack) Append(b []byte, v Version) []byte {
 		flags = 2
 	}
 	if v < V5 || (p.Code == 0 && len(p.Properties) == 0) {
-		return append(b, byte(t)<<4|flags, 2, byte(p.PacketID>>8), byte(p.PacketID))
+		return binary.BigEndian.AppendUint16(append(b, byte(t)<<4|flags, 2), p.PacketID)
 	}
 	body := append(binary.BigEndian.AppendUint16(nil, p.PacketID), p.Code)
 	return appendPacket(b, t, flags, p.Properties.append(body, v))
@@ -264,7 +264,7 @@ func appendVarint(b []byte, n int) []byte {
 		b = append(b, byte(n)|0x80)
 		n >>= 7
 	}
-	return append(b, byte(n))
+	return append(b, byte(n)) //nolint:gosec // At most 127.
 }
 
 // appendString appends a string or binary data with its length.

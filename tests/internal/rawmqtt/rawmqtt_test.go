@@ -30,15 +30,15 @@ func server(t *testing.T, answer []byte) (address string, received <-chan []byte
 			return
 		}
 		_, _ = conn.Write(answer)
-		_ = conn.(*net.TCPConn).CloseWrite()
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			_ = tcp.CloseWrite()
+		}
 		b, _ := io.ReadAll(conn)
 		got <- b
 		_ = conn.Close()
 	}()
 	return listener.Addr().String(), got
 }
-
-func text(s string) *string { return &s }
 
 func TestSend(t *testing.T) {
 	t.Parallel()
@@ -54,7 +54,7 @@ func TestSend(t *testing.T) {
 	}{
 		{
 			"CONNECT 3.1.1",
-			rawmqtt.Connect{ClientID: "c", Username: text("u"), Password: text(""), CleanStart: true, KeepAlive: 258, Properties: properties},
+			rawmqtt.Connect{ClientID: "c", Username: new("u"), Password: new(""), CleanStart: true, KeepAlive: 258, Properties: properties},
 			rawmqtt.V311, "\x10\x12\x00\x04MQTT\x04\xc2\x01\x02\x00\x01c\x00\x01u\x00\x00",
 		},
 		{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"log/slog"
+	"maps"
 	"net"
 	"strings"
 	"sync"
@@ -173,9 +174,7 @@ func (s *System) CreateKey(tb testing.TB, user string, scopes ...adminv1.ApiKeyS
 func (s *System) Token(tb testing.TB, u User, claims map[string]any) string {
 	tb.Helper()
 	all := map[string]any{"sub": u.Subject, "preferred_username": u.Name}
-	for name, value := range claims {
-		all[name] = value
-	}
+	maps.Copy(all, claims)
 	return testkit.Mint(tb, s.Issuer(), all)
 }
 
