@@ -253,12 +253,14 @@ func TestConnectTwiceIsAProtocolError(t *testing.T) {
 func TestConnectAcknowledgementTellsTheTruth(t *testing.T) {
 	t.Parallel()
 	s := connectSystem(t, nil)
-	connect := connectAs(t, nil, nil)
+	application := s.CreateApplication(t, 1)
+	owner := application.Owner
+	connect := connectAs(t, &owner.Name, &owner.Key)
 	connect.Properties = rawmqtt.Properties{rawmqtt.Number(rawmqtt.SessionExpiryInterval, 3600)}
-	_, connack := connectTry(t, s.MQTT(), rawmqtt.V5, connect, connectAccepted)
+	client, connack := connectTry(t, s.MQTT(), rawmqtt.V5, connect, connectAccepted)
 	for id, want := range map[rawmqtt.PropertyID]uint32{
 		rawmqtt.ReceiveMaximum: 100, rawmqtt.TopicAliasMaximum: 32, rawmqtt.RetainAvailable: 0, rawmqtt.WildcardSubAvailable: 0,
-		rawmqtt.SubIDAvailable: 1, rawmqtt.SharedSubAvailable: 0, rawmqtt.MaximumQoS: 1, rawmqtt.SessionExpiryInterval: 0,
+		rawmqtt.SubIDAvailable: 1, rawmqtt.MaximumQoS: 1, rawmqtt.SessionExpiryInterval: 0,
 	} {
 		if got, ok := connack.Properties.Number(id); !ok || got != want {
 			t.Errorf("property 0x%02x is %d, %v, want %d", byte(id), got, ok, want)
@@ -266,6 +268,17 @@ func TestConnectAcknowledgementTellsTheTruth(t *testing.T) {
 	}
 	if size, ok := connack.Properties.Number(rawmqtt.MaximumPacketSize); !ok || size == 0 || size > 1<<20 {
 		t.Errorf("Maximum Packet Size %d, %v, want at most 1 MiB", size, ok)
+	}
+	available, told := connack.Properties.Number(rawmqtt.SharedSubAvailable) // absent is 1
+	shared := connectSubscribe(t, client, "$share/group/app/"+application.Name)
+	if want := map[bool]byte{true: 1, false: 0x9e}[!told || available == 1]; shared != want {
+		t.Errorf("SUBACK 0x%02x for a shared subscription, want 0x%02x: Shared Subscription Available is %d, %v", shared, want, available, told)
+	}
+	if err := client.Send(rawmqtt.Publish{Topic: "command/" + application.Name + "/dev/go", QoS: 2, PacketID: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := client.Expect(rawmqtt.DISCONNECT, connectPatience); err != nil || p.Code != 0x9b {
+		t.Errorf("%v, %v, want DISCONNECT 0x9b for more than the Maximum QoS", p, err)
 	}
 }
 
