@@ -51,14 +51,14 @@ type account struct {
 	topic string
 }
 
-// account makes a user of the issuer dev, whose subject is its name, with an
+// account makes a user of an issuer, whose subject is its name, with an
 // application, its topic and an API key.
-func (a administration) account(t *testing.T, brokers []string) account {
+func (a administration) account(t *testing.T, brokers []string, issuer string) account {
 	t.Helper()
 	name := testkit.UniqueName(t)
 	acc := account{user: "u-" + name, application: name, topic: naming.EventsTopic(name)}
 	testkit.CreateTopic(t, brokers, acc.topic, 2)
-	if _, err := a.CreateUser(a.context(t), &adminv1.CreateUserRequest{Issuer: "dev", Subject: acc.user, Name: acc.user}); err != nil {
+	if _, err := a.CreateUser(a.context(t), &adminv1.CreateUserRequest{Issuer: issuer, Subject: acc.user, Name: acc.user}); err != nil {
 		t.Fatalf("create user: %v", err)
 	}
 	if _, err := a.CreateApplication(a.context(t), &adminv1.CreateApplicationRequest{Name: name, Owner: acc.user}); err != nil {

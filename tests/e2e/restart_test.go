@@ -20,7 +20,7 @@ func deployed(t *testing.T) (*deployment, account) {
 	t.Helper()
 	d := deploy(t)
 	admin := administrate(t, d.addresses["administration"], testkit.Mint(t, d.issuer, map[string]any{"sub": administratorSubject}))
-	return d, admin.account(t, d.brokers)
+	return d, admin.account(t, d.brokers, "dev")
 }
 
 // restart stops a service in an orderly way and starts it again.

@@ -244,7 +244,7 @@ func TestServicesAsProcesses(t *testing.T) {
 	needMosquitto(t)
 	d := deploy(t)
 	admin := administrate(t, d.addresses["administration"], testkit.Mint(t, d.issuer, map[string]any{"sub": administratorSubject}))
-	acc := admin.account(t, d.brokers)
+	acc := admin.account(t, d.brokers, "dev")
 
 	for _, service := range services {
 		for page, want := range map[string]string{"/livez": "ok", "/readyz": "ok", "/metrics": "target_info"} {
@@ -299,7 +299,7 @@ func TestServicesComeBack(t *testing.T) {
 	needMosquitto(t)
 	d := deploy(t)
 	admin := administrate(t, d.addresses["administration"], testkit.Mint(t, d.issuer, map[string]any{"sub": administratorSubject}))
-	acc := admin.account(t, d.brokers)
+	acc := admin.account(t, d.brokers, "dev")
 	as := []string{"-V", "5", "-u", acc.user, "-P", acc.key, "-q", "1"}
 
 	subscriber := mosquittoSub(t, d.addresses["mqtt"], append(as, "-t", "app/"+acc.application)...)
