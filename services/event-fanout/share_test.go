@@ -102,6 +102,16 @@ func partitionsOf(tb testing.TB, brokers []string, group string) [2]int {
 	return most
 }
 
+func createTopic(tb testing.TB, brokers []string, topic string) error {
+	tb.Helper()
+	admin, err := sarama.NewClusterAdmin(brokers, testkit.Sarama())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = admin.Close() }()
+	return admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: -1}, false)
+}
+
 func addPartitions(tb testing.TB, brokers []string, topic string, count int32) {
 	tb.Helper()
 	admin, err := sarama.NewClusterAdmin(brokers, testkit.Sarama())

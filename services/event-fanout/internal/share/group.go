@@ -29,6 +29,8 @@ const (
 	stopTimeout  = 5 * time.Second
 	firstBackoff = 100 * time.Millisecond
 	maxBackoff   = 2 * time.Second
+	// logInterval lies between two lines of the log about what disturbs a group.
+	logInterval = 30 * time.Second
 	// batch is how many records are decoded before they are dealt.
 	batch = 256
 	// buffered is how many records sarama may hold per partition; it is on top of
@@ -143,6 +145,12 @@ func (g *group) readBack() {
 			return
 		}
 	}
+}
+
+func (g *group) wasPlaced() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.placed
 }
 
 // allPlaced asks Kafka, not through the member's client, whether every partition
@@ -282,10 +290,13 @@ func (g *group) hurry(client sarama.Client, stopped <-chan struct{}) {
 }
 
 func (g *group) logErrors(consumer sarama.ConsumerGroup) {
+	var logged time.Time
 	for err := range consumer.Errors() {
-		if g.ctx.Err() == nil {
-			g.log.WarnContext(g.ctx, "share group is disturbed", slog.Any("error", err))
+		if g.ctx.Err() != nil || time.Since(logged) < logInterval {
+			continue // in an outage there is one per second and partition
 		}
+		logged = time.Now()
+		g.log.WarnContext(g.ctx, "share group is disturbed", slog.Any("error", err))
 	}
 }
 
@@ -317,6 +328,10 @@ func (g *group) place(ctx context.Context, s sarama.ConsumerGroupSession, claims
 	}
 	metadata = originOf(committed).metadata(len(partitions))
 	atEnd, atStart := unplaced(claims, committed)
+	if g.wasPlaced() {
+		// Then there were positions: the topic was created anew meanwhile.
+		atEnd, atStart = nil, append(atStart, atEnd...)
+	}
 	starts := make(map[int32]int64, len(atEnd)+len(atStart))
 	for _, part := range []struct {
 		partitions []int32
@@ -382,7 +397,7 @@ var errUnplaced = errors.New("a partition was claimed that nobody has positioned
 // for nothing else; it returns when the partition is taken away.
 func (g *group) ConsumeClaim(s sarama.ConsumerGroupSession, from sarama.ConsumerGroupClaim) error {
 	partition, initial := from.Partition(), from.InitialOffset()
-	if initial < 0 {
+	if initial < 0 && !g.wasPlaced() {
 		ctx, cancel := context.WithTimeout(s.Context(), setupTimeout)
 		committed, err := g.committed(ctx)
 		cancel()
