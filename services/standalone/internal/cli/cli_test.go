@@ -179,7 +179,9 @@ func TestPrintedLinesWork(t *testing.T) {
 	defer p.interrupt()
 	shell := func(line string) string {
 		t.Helper()
-		out, err := exec.CommandContext(t.Context(), "sh", "-c", line).CombinedOutput()
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
+		cmd.Dir = "../../../.." // the root of the repository
+		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Errorf("%s: %v\n%s", line, err, out)
 		}
@@ -198,6 +200,10 @@ func TestPrintedLinesWork(t *testing.T) {
 			}
 		case "mosquitto_pub":
 			shell(line)
+		case "go":
+			if out := shell(line); !strings.Contains(out, "example-app") {
+				t.Errorf("%s: printed %q, want the application", line, out)
+			}
 		default:
 			if strings.HasPrefix(line, "TOKEN=") {
 				token = line + "; "
@@ -206,8 +212,8 @@ func TestPrintedLinesWork(t *testing.T) {
 		}
 		tried++
 	}
-	if tried != 8 {
-		t.Errorf("%d lines were printed to subscribe and to publish, want 5 and 3:\n%s", tried, p.banner)
+	if tried != 9 {
+		t.Errorf("%d lines were printed to subscribe, to publish and to administer, want 5, 3 and 1:\n%s", tried, p.banner)
 	}
 }
 
