@@ -151,7 +151,7 @@ func TestEventThatOneCannotTakeGoesToAnother(t *testing.T) {
 	tb := newTable(t)
 	c := tb.claim(0, 0)
 	small, large := tb.sit(wide, 50), tb.sit(wide, 500)
-	for key := uint64(0); key < 20; key++ {
+	for key := range uint64(20) {
 		tb.bring(c, key, 1, 100)
 	}
 	tb.bring(c, 0, 1, 501)
@@ -347,7 +347,7 @@ func (tb *table) check(seed uint64, acknowledged map[spot]bool) {
 		if c.queued < 0 || c.bytes < 0 || c.held < 0 {
 			tb.t.Fatalf("seed %d: partition %d has %d queued (%d bytes), %d held", seed, p, c.queued, c.bytes, c.held)
 		}
-		for offset := int64(0); offset < c.position(); offset++ {
+		for offset := range c.position() {
 			if !acknowledged[spot{p, offset}] {
 				tb.t.Fatalf("seed %d: position %d of partition %d passes %d", seed, c.position(), p, offset)
 			}
