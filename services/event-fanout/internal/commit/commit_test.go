@@ -25,12 +25,14 @@ type fakeStore struct {
 	offsets  map[kafka.Place]kafka.Committed
 	requests int
 	err      error
+	takes    time.Duration // how long a commit takes
 	deleted  bool
 }
 
 func (f *fakeStore) Name() string { return "group" }
 
 func (f *fakeStore) Commit(_ context.Context, offsets map[kafka.Place]int64, metadata string) error {
+	time.Sleep(f.takes)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.requests++
@@ -161,6 +163,33 @@ func TestOutageKeepsPositions(t *testing.T) {
 		}
 		if age := s.Age(); age != 0 {
 			t.Errorf("Age() = %v after the outage", age)
+		}
+	})
+}
+
+// A commit that waits for Kafka does not make what it waits for look committed.
+func TestAgeWhileACommitIsUnderWay(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, s *Scheduler, g *Group, store *fakeStore) {
+		t.Helper()
+		positions, err := g.Start(t.Context(), map[kafka.Place]int64{place(0): 0}, always)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store.fail(fmt.Errorf("%w: timed out", kafka.ErrUnavailable))
+		store.takes = 4 * time.Second
+		positions[place(0)].Move(3)
+		began := time.Now()
+		for time.Since(began) < 20*time.Second {
+			time.Sleep(300 * time.Millisecond)
+			if age, want := s.Age(), time.Since(began); age != want {
+				t.Fatalf("Age() = %v after an outage of %v", age, want)
+			}
+		}
+		store.fail(nil)
+		time.Sleep(10 * time.Second)
+		if age := s.Age(); age != 0 || store.at(0) != 3 {
+			t.Errorf("after the outage: Age() = %v, committed %d, want 0, 3", age, store.at(0))
 		}
 	})
 }

@@ -51,7 +51,8 @@ type Group struct {
 	turn      chan struct{} // holds one token while nobody talks to Kafka for this group
 
 	dirty      atomic.Bool
-	dirtySince atomic.Int64 // nanoseconds since 1970
+	dirtySince atomic.Int64 // nanoseconds since 1970; 0: what has moved since is on its way, or nothing has
+	underWay   atomic.Int64 // since when that was dirty which is being committed; 0: nothing
 	refreshAt  atomic.Int64 // nanoseconds since 1970
 
 	mu        sync.Mutex
@@ -251,7 +252,9 @@ func (g *Group) flush(ctx context.Context, everything bool) error {
 		return err
 	}
 	defer g.leave()
-	since := g.dirtySince.Load()
+	since := g.dirtySince.Swap(0)
+	g.underWay.Store(since)
+	defer g.underWay.Store(0)
 	// Before the positions are looked at: what moves later makes it dirty again.
 	g.dirty.Store(false)
 	offsets := map[kafka.Place]int64{}
@@ -271,7 +274,9 @@ func (g *Group) flush(ctx context.Context, everything bool) error {
 	var refused kafka.PartitionsError
 	if err != nil && !errors.As(err, &refused) {
 		g.touch()
-		g.dirtySince.Store(since)
+		if since > 0 {
+			g.dirtySince.Store(since)
+		}
 		return err
 	}
 	for place, p := range moved {

@@ -100,8 +100,12 @@ func (s *Scheduler) Age() time.Duration {
 	defer s.mu.Unlock()
 	var oldest time.Duration
 	now := time.Now().UnixNano()
-	for _, g := range s.dirty {
-		oldest = max(oldest, time.Duration(now-g.dirtySince.Load()))
+	for g := range s.groups {
+		for _, since := range [2]int64{g.underWay.Load(), g.dirtySince.Load()} {
+			if since > 0 {
+				oldest = max(oldest, time.Duration(now-since))
+			}
+		}
 	}
 	return oldest
 }

@@ -145,7 +145,10 @@ func (c *CatchUp) read(key chunkKey) {
 	}
 }
 
-var errNothing = errors.New("there is nothing to read yet")
+var (
+	errNothing    = errors.New("there is nothing to read yet")
+	errUnreadable = errors.New("kafka answered with a part of a batch, or named another broker")
+)
 
 func (c *CatchUp) fetch(key chunkKey) (*Chunk, error) {
 	block, err := c.cfg.Kafka.Fetch(c.ctx, key.place.Topic, key.place.Partition, key.offset, int32(c.cfg.ChunkBytes)) //nolint:gosec // at most 64 MiB
@@ -161,6 +164,10 @@ func (c *CatchUp) fetch(key chunkKey) (*Chunk, error) {
 	}
 	if chunk.To > key.offset {
 		return chunk, nil
+	}
+	if block.Partial || len(block.RecordsSet) > 0 || block.PreferredReadReplica >= 0 {
+		// There is something, and we cannot see it: passing it would lose it.
+		return nil, errUnreadable
 	}
 	if key.offset < block.LastStableOffset {
 		// sarama hides batches that compaction has emptied, and so how far they

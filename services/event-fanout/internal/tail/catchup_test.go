@@ -19,6 +19,7 @@ type fakeKafka struct {
 	gate       chan struct{} // closed: fetches may go on
 	fetches    atomic.Int64
 	fail       atomic.Bool
+	instead    *sarama.FetchResponseBlock // what fetches bring, if not that log
 }
 
 func (k *fakeKafka) Offsets(_ context.Context, _ string, partitions []int32, at int64) (map[int32]int64, error) {
@@ -42,7 +43,10 @@ func (k *fakeKafka) Fetch(ctx context.Context, _ string, _ int32, offset int64, 
 	if offset < k.start || offset > k.end {
 		return nil, sarama.ErrOffsetOutOfRange
 	}
-	block := &sarama.FetchResponseBlock{LastStableOffset: k.end}
+	if k.instead != nil {
+		return k.instead, nil
+	}
+	block := &sarama.FetchResponseBlock{LastStableOffset: k.end, PreferredReadReplica: -1}
 	for at := offset - offset%10; at < min(offset-offset%10+10, k.end); at++ {
 		block.RecordsSet = append(block.RecordsSet, &sarama.Records{RecordBatch: &sarama.RecordBatch{
 			FirstOffset: at, Records: []*sarama.Record{{Value: []byte("value")}},
@@ -151,6 +155,36 @@ func TestReadOutOfRange(t *testing.T) {
 	k.fail.Store(true)
 	if got := <-read(c, 60); got.err == nil {
 		t.Error("no error from a broken Kafka")
+	}
+}
+
+// Only what is known to hold no records is passed.
+func TestEmptyAnswers(t *testing.T) {
+	t.Parallel()
+	partial := &sarama.Records{RecordBatch: &sarama.RecordBatch{FirstOffset: 5, PartialTrailingRecord: true}}
+	for _, tt := range []struct {
+		name  string
+		block sarama.FetchResponseBlock
+		to    int64 // 0: an error
+	}{
+		{name: "batch that compaction has emptied", block: sarama.FetchResponseBlock{PreferredReadReplica: -1}, to: 6},
+		{name: "part of a batch", block: sarama.FetchResponseBlock{PreferredReadReplica: -1, RecordsSet: []*sarama.Records{partial}}},
+		{name: "less than the header of a batch", block: sarama.FetchResponseBlock{PreferredReadReplica: -1, Partial: true}},
+		{name: "another broker is to be asked", block: sarama.FetchResponseBlock{PreferredReadReplica: 2}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.block.LastStableOffset = 100
+			k := &fakeKafka{end: 100, gate: make(chan struct{}), instead: &tt.block}
+			close(k.gate)
+			got := <-read(newCatchUp(t, k, 0), 5)
+			switch {
+			case tt.to == 0 && got.err == nil:
+				t.Errorf("no error, and offsets 5 to %d are passed", got.chunk.To)
+			case tt.to > 0 && (got.err != nil || got.chunk.To != tt.to):
+				t.Errorf("%+v, %v, want a chunk up to %d", got.chunk, got.err, tt.to)
+			}
+		})
 	}
 }
 
