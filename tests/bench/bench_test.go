@@ -43,9 +43,9 @@ func (m *meter) measure(events int, run func()) {
 	m.events += events
 }
 
-func (m *meter) report(unit string) {
+func (m *meter) report(unit, units string) {
 	m.b.Helper()
-	m.b.ReportMetric(float64(m.events)/m.elapsed.Seconds(), unit+"s/s")
+	m.b.ReportMetric(float64(m.events)/m.elapsed.Seconds(), units+"/s")
 	m.b.ReportMetric(float64(m.cpu.Nanoseconds())/1000/float64(m.events), "cpu-us/"+unit)
 	m.b.ReportMetric(0, "ns/op")
 }
@@ -64,7 +64,7 @@ func BenchmarkDrain(b *testing.B) {
 		m.measure(backlog, func() { l.call("Receive", backlog) })
 		b.StartTimer()
 	}
-	m.report("event")
+	m.report("event", "events")
 }
 
 // BenchmarkFanOut delivers the same events to many subscribers with QoS 1.
@@ -95,7 +95,7 @@ func BenchmarkFanOut(b *testing.B) {
 				})
 				b.StartTimer()
 			}
-			m.report("delivery")
+			m.report("delivery", "deliveries")
 		})
 	}
 }
@@ -117,7 +117,7 @@ func BenchmarkCommands(b *testing.B) {
 				})
 				b.StartTimer()
 			}
-			m.report("command")
+			m.report("command", "commands")
 		})
 	}
 }
