@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"mqtt-integration/libs/daemon"
+	"mqtt-integration/libs/discovery"
 	"mqtt-integration/libs/grpcclient"
 	commandsv1 "mqtt-integration/proto/gen/mqttintegration/commands/v1"
 )
@@ -36,7 +37,9 @@ type Client struct {
 	cfg        Config
 	frontendID string
 	logger     *slog.Logger
-	conns      []*grpc.ClientConn
+	env        daemon.Env
+	opts       []grpc.DialOption
+	poller     *discovery.Poller
 	lanes      []*lane
 	seed       maphash.Seed
 	results    metric.Int64Counter
@@ -45,6 +48,11 @@ type Client struct {
 	correlation atomic.Uint64
 	records     atomic.Int64 // without a result
 	bytes       atomic.Int64 // of those
+
+	mu        sync.Mutex
+	view      *discovery.View
+	instances map[string]*instance // of the view, by address
+	changed   chan struct{}        // closed with the next view
 }
 
 // New makes a client. frontendID names this process in the logs of the servers.
@@ -56,24 +64,27 @@ func New(cfg Config, frontendID string, env daemon.Env, opts ...grpc.DialOption)
 	if err != nil {
 		return nil, fmt.Errorf("make instruments: %w", err)
 	}
+	poller, err := cfg.Discovery(env)
+	if err != nil {
+		return nil, fmt.Errorf("find command-ingress: %w", err)
+	}
 	c := &Client{
-		cfg: cfg, frontendID: frontendID, logger: env.Logger, seed: maphash.MakeSeed(),
+		cfg: cfg, frontendID: frontendID, logger: env.Logger, env: env, opts: opts, poller: poller, seed: maphash.MakeSeed(),
+		view: poller.View(), instances: map[string]*instance{}, changed: make(chan struct{}),
 		results: results, byStatus: map[commandsv1.ResultStatus]metric.AddOption{},
 	}
 	for number, name := range commandsv1.ResultStatus_name {
 		c.byStatus[commandsv1.ResultStatus(number)] = metric.WithAttributeSet(attribute.NewSet(attribute.String("status", name)))
 	}
-	for _, address := range cfg.Addresses {
-		one := cfg.Config
-		one.Addresses = []string{address}
-		conn, err := grpcclient.New(one, env, opts...)
+	for _, at := range c.view.Instances() {
+		one, err := c.newInstance(at)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("connect to command-ingress: %w", err), c.closeConns())
+			return nil, errors.Join(err, c.closeInstances())
 		}
-		c.conns = append(c.conns, conn)
-		for range cfg.Streams {
-			c.lanes = append(c.lanes, newLane(c, commandsv1.NewCommandsServiceClient(conn), address))
-		}
+		c.instances[at.Address] = one
+	}
+	for i := range cfg.Streams {
+		c.lanes = append(c.lanes, newLane(c, i))
 	}
 	return c, nil
 }
@@ -85,6 +96,11 @@ func (c *Client) Run(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var lanes sync.WaitGroup
+	lanes.Go(func() { c.follow(running) })
+	lanes.Go(func() {
+		// It returns when running ends, and never an error.
+		_ = c.poller.Run(running)
+	})
 	for _, l := range c.lanes {
 		lanes.Go(func() { l.run(running) })
 		lanes.Go(func() { l.expire(running) })
@@ -102,17 +118,7 @@ func (c *Client) Run(ctx context.Context) error {
 	for _, l := range c.lanes {
 		l.abandon(running)
 	}
-	return c.closeConns()
-}
-
-func (c *Client) closeConns() error {
-	var errs []error
-	for _, conn := range c.conns {
-		if err := conn.Close(); err != nil {
-			errs = append(errs, fmt.Errorf("close the connection to command-ingress: %w", err))
-		}
-	}
-	return errors.Join(errs...)
+	return c.closeInstances()
 }
 
 // Publish sends a command and never blocks. It sets the command's correlation

@@ -22,7 +22,8 @@ type Result struct {
 type Config struct {
 	grpcclient.Config `yaml:",inline"`
 
-	// Streams per address. Devices are spread over them.
+	// Streams to all instances together, which are spread over the instances. Devices
+	// are spread over the streams.
 	Streams int `yaml:"streams"`
 	// Deadline is when a command without a result is given up.
 	Deadline time.Duration `yaml:"deadline"`
@@ -32,12 +33,12 @@ type Config struct {
 	MaxBytes config.ByteSize `yaml:"max_bytes"`
 }
 
-// DefaultConfig is one command-ingress on this machine with 2 streams, 10 s, and
+// DefaultConfig is one command-ingress on this machine with 4 streams, 10 s, and
 // at most 50,000 commands or 64 MiB without a result.
 func DefaultConfig() Config {
 	return Config{
 		Config:     grpcclient.Config{Addresses: []string{"127.0.0.1:7003"}},
-		Streams:    2,
+		Streams:    4,
 		Deadline:   10 * time.Second,
 		MaxRecords: 50_000,
 		MaxBytes:   64 << 20,

@@ -13,6 +13,14 @@
 // it does not succeed, its outcome is unknown, whatever that attempt says; only
 // what was never sent is reported as unavailable.
 //
-// [Client.Run] owns all goroutines: per stream one that connects and sends, one
-// that receives, and one that ends what is overdue.
+// # Instances
+//
+// Addresses are a polled view. Each lane, which is the commands of some devices,
+// has a stream to one instance and tries them in an order of its own: another
+// one at once when a stream breaks or its instance asks for it, and the first one
+// again when that can be reached. On purpose a stream is left only after its last
+// result, so that nothing is overtaken.
+//
+// [Client.Run] owns all goroutines: per lane one that connects and receives, one
+// that sends, and one that ends what is overdue; and one that follows the view.
 package command

@@ -123,7 +123,14 @@ func echo(s *session) error {
 
 func listen(tb testing.TB, s *server) string {
 	tb.Helper()
-	listener, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	address, _ := listenOn(tb, "127.0.0.1:0", s)
+	return address
+}
+
+// listenOn also returns what cuts everything off.
+func listenOn(tb testing.TB, at string, s *server) (address string, kill func()) {
+	tb.Helper()
+	listener, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", at)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -131,13 +138,14 @@ func listen(tb testing.TB, s *server) string {
 	commandsv1.RegisterCommandsServiceServer(grpcServer, s)
 	served := make(chan error, 1)
 	go func() { served <- grpcServer.Serve(listener) }()
-	tb.Cleanup(func() {
+	kill = sync.OnceFunc(func() {
 		grpcServer.Stop()
 		if err := <-served; err != nil {
 			tb.Errorf("Serve() = %v", err)
 		}
 	})
-	return listener.Addr().String()
+	tb.Cleanup(kill)
+	return listener.Addr().String(), kill
 }
 
 func config(addresses ...string) command.Config {

@@ -20,11 +20,14 @@ const (
 )
 
 // lane is the commands of the devices that share a stream, in their order. It
-// outlives the streams.
+// outlives the streams, which may be to different instances.
 type lane struct {
-	client  *Client
-	api     commandsv1.CommandsServiceClient
-	address string
+	client *Client
+	number int
+
+	// Of the goroutine that connects.
+	tried int       // streams that broke since the preferred instance was chosen
+	broke time.Time // when the last one did
 
 	maxRecord atomic.Int64  // 0: not known
 	wake      chan struct{} // there may be something to send
@@ -60,9 +63,9 @@ type refusal struct {
 	result Result
 }
 
-func newLane(c *Client, api commandsv1.CommandsServiceClient, address string) *lane {
+func newLane(c *Client, number int) *lane {
 	return &lane{
-		client: c, api: api, address: address,
+		client: c, number: number,
 		wake:     make(chan struct{}, 1),
 		refusals: make(chan struct{}, 1),
 		waiting:  map[uint64]*entry{},

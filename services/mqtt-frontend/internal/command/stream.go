@@ -7,7 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -23,6 +23,10 @@ const (
 	maxBackoff   = time.Second
 	// helloTimeout is how long a server may take to answer.
 	helloTimeout = 5 * time.Second
+	// lookInterval is how often a lane looks whether the instance that it prefers
+	// can be reached, and distrust how long it does not after a stream broke.
+	lookInterval = time.Second
+	distrust     = 10 * time.Second
 )
 
 var (
@@ -30,6 +34,7 @@ var (
 	errSilent   = errors.New("there was no answer in time")
 	errOverdue  = errors.New("results stay away")
 	errFinished = errors.New("the server has ended the stream")
+	errBetter   = errors.New("another instance is to be used")
 )
 
 // stream is one stream of a lane.
@@ -38,9 +43,13 @@ type stream = grpc.BidiStreamingClient[commandsv1.PublishRequest, commandsv1.Pub
 // run keeps a stream until ctx ends.
 func (l *lane) run(ctx context.Context) {
 	backoff, broken := firstBackoff, false
-	logger := l.client.logger.With(slog.String("address", l.address))
 	for ctx.Err() == nil {
-		err := l.stream(ctx, func() {
+		to, only := l.client.acquire(ctx, l)
+		if to == nil {
+			return
+		}
+		logger := l.client.logger.With(slog.String("address", to.address))
+		err := l.stream(ctx, to, only, func() {
 			backoff = firstBackoff
 			if broken {
 				broken = false
@@ -48,6 +57,13 @@ func (l *lane) run(ctx context.Context) {
 			}
 		})
 		l.end()
+		l.client.letGo(ctx, to)
+		if errors.Is(err, errBetter) {
+			l.tried = 0
+			continue
+		}
+		l.tried++
+		l.broke = time.Now()
 		if ctx.Err() != nil {
 			return
 		}
@@ -66,14 +82,15 @@ func (l *lane) run(ctx context.Context) {
 	}
 }
 
-// stream opens a stream and serves it until it ends.
-func (l *lane) stream(ctx context.Context, opened func()) error {
+// stream opens a stream to an instance and serves it until it ends. If it is the
+// only one, it is waited for.
+func (l *lane) stream(ctx context.Context, to *instance, only bool, opened func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watchdog := time.AfterFunc(helloTimeout, func() { cancel(errSilent) })
-	defer func() { watchdog.Stop() }()
+	defer watchdog.Stop()
 
-	s, err := l.api.Publish(ctx, grpc.WaitForReady(true), grpc.ForceCodecV2(newCodec()))
+	s, err := to.api.Publish(ctx, grpc.WaitForReady(only), grpc.ForceCodecV2(newCodec()))
 	if err != nil {
 		return fmt.Errorf("open stream: %w", cause(ctx, err))
 	}
@@ -96,30 +113,66 @@ func (l *lane) stream(ctx context.Context, opened func()) error {
 	l.begin(first.GetHello(), func() { cancel(errOverdue) })
 	opened()
 
-	var leaving atomic.Bool
+	leaving := &leaving{after: l.client.cfg.Deadline, cancel: cancel}
+	defer leaving.stop()
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		l.send(ctx, s, &leaving)
+		l.send(ctx, s, to, leaving)
 	}()
-	err = l.receive(ctx, s, func() {
-		leaving.Store(true)
-		signal(l.wake)
-		// By then everything that is under way here is overdue.
-		watchdog = time.AfterFunc(l.client.cfg.Deadline, func() { cancel(errOverdue) })
-	})
-	if leaving.Load() && errors.Is(err, io.EOF) {
-		err = errFinished
+	err = l.receive(ctx, s, leaving)
+	if reason := leaving.reason(); reason != nil && errors.Is(err, io.EOF) {
+		err = reason
 	}
 	cancel(nil)
 	<-sent
 	return err
 }
 
-// send sends what there is until ctx ends or the server wants no more.
-func (l *lane) send(ctx context.Context, s stream, leaving *atomic.Bool) {
+// leaving is whether a stream is being left: nothing more is sent, and the server
+// ends it after the last result. Nothing is sent elsewhere before that: it could
+// overtake what is still under way here.
+type leaving struct {
+	after  time.Duration
+	cancel context.CancelCauseFunc
+
+	mu       sync.Mutex
+	why      error // nil: it is not
+	watchdog *time.Timer
+}
+
+// begin leaves the stream. By the end of after, everything that is under way is
+// overdue.
+func (l *leaving) begin(why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.why == nil {
+		l.why = why
+		l.watchdog = time.AfterFunc(l.after, func() { l.cancel(errOverdue) })
+	}
+}
+
+func (l *leaving) reason() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.why
+}
+
+func (l *leaving) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.watchdog != nil {
+		l.watchdog.Stop()
+	}
+}
+
+// send sends what there is until ctx ends or the stream is left.
+func (l *lane) send(ctx context.Context, s stream, to *instance, leaving *leaving) {
+	look := time.NewTicker(lookInterval)
+	defer look.Stop()
+	changed := l.client.viewChanged()
 	for {
-		if leaving.Load() {
+		if leaving.reason() != nil {
 			// The receiver goes on until the server has ended the stream. Whatever
 			// is wrong with this one it hears too.
 			_ = s.CloseSend()
@@ -133,16 +186,21 @@ func (l *lane) send(ctx context.Context, s stream, leaving *atomic.Bool) {
 		}
 		select {
 		case <-l.wake:
+			continue
 		case <-ctx.Done():
 			return
+		case <-changed:
+			changed = l.client.viewChanged()
+		case <-look.C:
+		}
+		if l.client.better(l, to, time.Since(l.broke) > distrust) {
+			leaving.begin(errBetter)
 		}
 	}
 }
 
-// receive takes what comes until the stream ends. It calls leave when the server
-// wants nothing more.
-func (l *lane) receive(ctx context.Context, s stream, leave func()) error {
-	leaving := false
+// receive takes what comes until the stream ends.
+func (l *lane) receive(ctx context.Context, s stream, leaving *leaving) error {
 	for {
 		response, err := s.Recv()
 		if err != nil {
@@ -154,12 +212,8 @@ func (l *lane) receive(ctx context.Context, s stream, leave func()) error {
 		case *commandsv1.PublishResponse_Hello:
 			l.limits(frame.Hello)
 		case *commandsv1.PublishResponse_Goaway:
-			// Nothing is sent elsewhere before the last result has come: it could
-			// overtake what is still under way here.
-			if !leaving {
-				leaving = true
-				leave()
-			}
+			leaving.begin(errFinished)
+			signal(l.wake)
 		}
 	}
 }
