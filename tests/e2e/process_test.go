@@ -24,7 +24,7 @@ import (
 
 // patience is how long anything may take that should not take long, on a machine
 // that is busy with other tests.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // binaries are built once for all tests of the package, in a directory of their
 // own.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -138,8 +139,33 @@ func TestDocumentedConfigurationHasTheDefaults(t *testing.T) {
 			if diff := cmp.Diff(defaults, documented); diff != "" {
 				t.Errorf("%s (-defaults +documented):\n%s", file, diff)
 			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(settings(defaults), settings(string(text))); diff != "" {
+				t.Errorf("settings in %s (-all +documented):\n%s", file, diff)
+			}
 		})
 	}
+}
+
+// settings are the paths of all settings in a configuration, sorted.
+func settings(yaml string) []string {
+	var paths []string
+	var parents []string // by depth, of which each has two spaces
+	for line := range strings.Lines(yaml) {
+		text := strings.TrimPrefix(strings.TrimLeft(line, " "), "- ")
+		name, _, found := strings.Cut(text, ":")
+		if !found || strings.HasPrefix(text, "#") || strings.ContainsAny(name, ". ") {
+			continue // a comment, or an address in a list
+		}
+		depth := (len(line) - len(text)) / 2
+		parents = append(parents[:min(depth, len(parents))], name)
+		paths = append(paths, strings.Join(parents, "."))
+	}
+	slices.Sort(paths)
+	return paths
 }
 
 func write(t *testing.T, name, text string) string {
