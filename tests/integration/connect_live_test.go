@@ -278,7 +278,7 @@ func TestConnectEndsWithItsCredential(t *testing.T) {
 	s := connectSystem(t, nil)
 	user := s.CreateUser(t)
 	application := s.CreateApplicationOf(t, user, 1)
-	end := time.Now().Add(3 * time.Second).Truncate(time.Second)
+	end := time.Now().Add(5 * time.Second).Truncate(time.Second)
 	token := s.Token(t, user, map[string]any{"exp": end.Unix()})
 	var key string
 	connectAdminister(t, s, func(ctx context.Context, admin adminv1.AdminServiceClient) error {
