@@ -25,7 +25,7 @@ type Client struct {
 	t       testing.TB
 	Conn    net.Conn
 	Level   byte
-	packets chan packets.Packet
+	packets chan *packets.Packet // small: a packet is nearly a kilobyte
 	done    chan struct{}
 
 	mu  sync.Mutex
@@ -35,7 +35,7 @@ type Client struct {
 // New reads from conn until it is closed, by the server or at the end of the test.
 func New(tb testing.TB, conn net.Conn, level byte) *Client {
 	tb.Helper()
-	c := &Client{t: tb, Conn: conn, Level: level, packets: make(chan packets.Packet, 100_000), done: make(chan struct{})}
+	c := &Client{t: tb, Conn: conn, Level: level, packets: make(chan *packets.Packet, 4096), done: make(chan struct{})}
 	go c.read()
 	tb.Cleanup(func() {
 		_ = conn.Close()
@@ -56,7 +56,7 @@ func (c *Client) read() {
 			c.mu.Unlock()
 			return
 		}
-		c.packets <- pk
+		c.packets <- &pk
 	}
 }
 
@@ -176,13 +176,13 @@ func (c *Client) TryNext(patience time.Duration) (packets.Packet, error) {
 	}
 }
 
-func (c *Client) received(pk packets.Packet, ok bool) (packets.Packet, error) {
+func (c *Client) received(pk *packets.Packet, ok bool) (packets.Packet, error) {
 	if ok {
-		return pk, nil
+		return *pk, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return pk, c.err
+	return packets.Packet{}, c.err
 }
 
 // Want returns the next packet, which has to be of this type.

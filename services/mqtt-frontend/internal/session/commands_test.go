@@ -150,8 +150,9 @@ func TestWhatEndsTheConnection(t *testing.T) {
 				t.Parallel()
 				f := newFrontend(t)
 				c := f.connect(level, "c")
-				tt.packet.FixedHeader.Type = packets.Publish
-				go func() { _ = c.TrySend(mqtttest.Encode(level, tt.packet)) }()
+				packet := tt.packet // the other level's test has its own
+				packet.FixedHeader.Type = packets.Publish
+				go func() { _ = c.TrySend(mqtttest.Encode(level, packet)) }()
 				if level == 4 && tt.goesOn {
 					eventually(t, "the command is sent", func() bool { return len(f.commands.sent()) == 1 })
 					return

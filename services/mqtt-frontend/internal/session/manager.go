@@ -114,6 +114,10 @@ func NewManager(settings Settings, deps Deps) (*Manager, error) {
 	return m, nil
 }
 
+// lateConnect is how long a connection that came while we stop may take to say
+// CONNECT.
+const lateConnect = time.Second
+
 // NewSession makes the session of a connection. It is for [wire.Config].
 func (m *Manager) NewSession(conn *wire.Conn) wire.Handler {
 	s := &Session{manager: m, conn: conn, logger: m.logger, subscriptions: make(map[string]*subscription)}
@@ -122,6 +126,9 @@ func (m *Manager) NewSession(conn *wire.Conn) wire.Handler {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sessions[s] = false
+	if m.draining { // and has not seen this one: it may say CONNECT, and be refused
+		time.AfterFunc(lateConnect, func() { conn.End(shuttingDown) })
+	}
 	return s
 }
 
