@@ -3,11 +3,16 @@
 package integration_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
+	"time"
 
+	"mqtt-integration/libs/daemon"
 	"mqtt-integration/libs/testkit"
+	eventfanout "mqtt-integration/services/event-fanout"
 	"mqtt-integration/services/standalone"
 	"mqtt-integration/tests/internal/rawmqtt"
 	"mqtt-integration/tests/internal/system"
@@ -102,6 +107,10 @@ func wantNoSession(t *testing.T, c *client) {
 type outage struct {
 	name         string
 	cut, restore func()
+	// connections counts those that were made so far.
+	connections func() int
+	// breaks says that connections have to be made anew.
+	breaks bool
 }
 
 // startWithOutages starts a system with something to cut off between
@@ -119,9 +128,9 @@ func startWithOutages(t *testing.T) (*system.System, []outage) {
 		c.MQTTFrontend.EventFanout.Addresses = []string{relay.Address()}
 	}})
 	return s, []outage{
-		{"the stream to event-fanout breaks", relay.Cut, relay.Restore},
-		{"Kafka breaks", proxy.Cut, proxy.Restore},
-		{"Kafka hangs", proxy.Stall, proxy.Restore},
+		{"the stream to event-fanout breaks", relay.Cut, relay.Restore, relay.Accepted, true},
+		{"Kafka breaks", proxy.Cut, proxy.Restore, proxy.Accepted, true},
+		{"Kafka hangs", proxy.Stall, proxy.Restore, proxy.Accepted, false},
 	}
 }
 
@@ -144,6 +153,7 @@ func TestOutageBehindAConnectedClientLosesNothing(t *testing.T) {
 			wantNumbers(t, got, 0)
 			wantCommitted(t, s, c, app, map[int32]int64{0: 1})
 
+			before := o.connections()
 			o.cut()
 			kafka.send(t, app.Topic, events(12, 30)...)
 			// Acknowledged while nobody hears it; 1 is withheld.
@@ -169,8 +179,82 @@ func TestOutageBehindAConnectedClientLosesNothing(t *testing.T) {
 			wantNumbers(t, last, 42)
 			c.acknowledge(last...)
 			wantCommitted(t, s, c, app, map[int32]int64{0: 47})
+			if o.breaks && o.connections() == before {
+				t.Error("no connection was made: nothing was cut")
+			}
 		})
 	}
+}
+
+// An event-fanout instance is lost with all that it knows, and can tell nobody:
+// another one goes on for the connected clients. Nothing is missing and nothing
+// comes twice, and positions move on from where they were committed.
+func TestOutageOfAnEventFanoutInstanceLosesNothing(t *testing.T) {
+	t.Parallel()
+	brokers := testkit.Kafka(t)
+	proxy := testkit.NewProxy(t, brokers)
+	first, second := system.FreeAddress(t), system.FreeAddress(t)
+	relay := system.NewRelay(t, first)
+	s := system.Start(t, system.Options{Brokers: brokers, Configure: func(c *standalone.Config) {
+		c.EventFanout.Kafka.Brokers = proxy.Brokers()
+		c.EventFanout.GRPC.Address = first
+		c.MQTTFrontend.EventFanout.Addresses = []string{relay.Address()}
+	}})
+	kafka := newProducer(t, s.Brokers)
+	app := s.CreateApplication(t, 2)
+	c := connect(t, s, dial{user: app.Owner, properties: receiveMaximum(10)})
+	c.subscribe("app/" + app.Name)
+	old := connect(t, s, dial{user: app.Owner, version: rawmqtt.V311})
+	old.subscribe("app/" + app.Name)
+	kafka.send(t, app.Topic, events(0, 10)...) // All in partition 0.
+	got, gotOld := c.take(10), old.take(10)
+	c.acknowledge(got[0], got[1], got[4])
+	old.acknowledge(gotOld...)
+	wantCommitted(t, s, c, app, map[int32]int64{0: 2, 1: 0})
+	wantCommitted(t, s, old, app, map[int32]int64{0: 10, 1: 0})
+
+	proxy.Cut()
+	relay.Cut()
+	cfg := eventfanout.DefaultConfig()
+	cfg.GRPC.Address, cfg.Kafka.Brokers, cfg.Commit.Interval = second, brokers, 50*time.Millisecond
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	env := daemon.NewEnv(slog.New(slog.DiscardHandler))
+	go func() { ended <- eventfanout.Run(ctx, cfg, env) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the second event-fanout: %v", err)
+		}
+	})
+	eventually(t, env.Health.Ready)
+
+	kafka.send(t, app.Topic, events(10, 20)...)
+	c.acknowledge(got[3], got[5])
+	relay.SetTarget(second)
+	relay.Restore()
+
+	for len(got) < 30 {
+		p := c.next()
+		got = append(got, p)
+		c.acknowledge(p)
+	}
+	wantNumbers(t, got, 0)
+	wantCommitted(t, s, c, app, map[int32]int64{0: 2, 1: 0})
+	c.acknowledge(got[2])
+	wantCommitted(t, s, c, app, map[int32]int64{0: 6, 1: 0})
+	c.acknowledge(got[6:10]...)
+	wantCommitted(t, s, c, app, map[int32]int64{0: 30, 1: 0})
+
+	gotOld = old.take(20)
+	wantNumbers(t, gotOld, 10)
+	old.acknowledge(gotOld...)
+	wantCommitted(t, s, old, app, map[int32]int64{0: 30, 1: 0})
+	last := event("30")
+	last.Partition = 1
+	kafka.send(t, app.Topic, last)
+	wantNumbers(t, []rawmqtt.Packet{c.next()}, 30)
+	wantNumbers(t, []rawmqtt.Packet{old.next()}, 30)
 }
 
 // exchangeSkipping makes sure that the server has read everything, and

@@ -11,11 +11,11 @@ import (
 // Relay passes TCP connections on to an address until they are cut: it stands
 // between two services.
 type Relay struct {
-	target   string
 	listener net.Listener
 	done     sync.WaitGroup
 
 	mu       sync.Mutex
+	target   string
 	closed   bool
 	cut      bool
 	accepted int
@@ -61,6 +61,13 @@ func (r *Relay) Restore() {
 	r.cut = false
 }
 
+// SetTarget has new connections passed on to another address.
+func (r *Relay) SetTarget(target string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.target = target
+}
+
 // Accepted is how many connections were passed on so far.
 func (r *Relay) Accepted() int {
 	r.mu.Lock()
@@ -92,7 +99,10 @@ func (r *Relay) accept() {
 
 func (r *Relay) serve(client net.Conn) {
 	defer func() { _ = client.Close() }()
-	server, err := (&net.Dialer{Timeout: 5 * time.Second}).Dial("tcp", r.target)
+	r.mu.Lock()
+	target := r.target
+	r.mu.Unlock()
+	server, err := (&net.Dialer{Timeout: 5 * time.Second}).Dial("tcp", target)
 	if err != nil {
 		return
 	}
