@@ -13,9 +13,10 @@ type acks struct {
 	limit   int
 
 	mu        sync.Mutex
-	changed   sync.Cond // less is pending or stalled, or closed
+	changed   sync.Cond // less is pending, held or stalled, or closed
 	pending   []*slot
 	unsettled int // commands without a result, of any QoS
+	held      int // what these take of maxHeld
 	stalled   int // commands that wait to be tried again
 	closed    bool
 }
@@ -31,6 +32,30 @@ type slot struct {
 func (a *acks) init(s *Session, limit int) {
 	a.session, a.limit = s, limit
 	a.changed.L = &a.mu
+}
+
+const (
+	// maxHeld is how many bytes of commands without a result a connection may have:
+	// the room for commands is everybody's, and whoever sends faster than Kafka
+	// takes is to slow down itself. One command is always allowed.
+	maxHeld = 1 << 20
+	// heldByQoS0 is what a command with QoS 0 takes besides its payload. Others are
+	// counted by our Receive Maximum.
+	heldByQoS0 = 4 << 10
+)
+
+func held(p *wire.Publish) int {
+	if p.QoS == 0 {
+		return heldByQoS0 + len(p.Payload)
+	}
+	return len(p.Payload)
+}
+
+// room blocks while the client has sent more than is taken from it. It reports
+// false when the connection ended.
+func (a *acks) room(ctx context.Context, p *wire.Publish) bool {
+	a.until(ctx, func() bool { return a.held == 0 || a.held+held(p) <= maxHeld })
+	return ctx.Err() == nil
 }
 
 // full reports whether the client has used up our Receive Maximum.
@@ -71,6 +96,7 @@ func (a *acks) reserve(p *wire.Publish) *slot {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.unsettled++
+	a.held += held(p)
 	if p.QoS == 0 {
 		return nil
 	}
@@ -80,10 +106,11 @@ func (a *acks) reserve(p *wire.Publish) *slot {
 }
 
 // settle sends the acknowledgement, once those before it have been sent.
-func (a *acks) settle(slot *slot, code wire.Code, reason string) {
+func (a *acks) settle(p *wire.Publish, slot *slot, code wire.Code, reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.unsettled--
+	a.held -= held(p)
 	a.changed.Broadcast()
 	if slot == nil || a.closed {
 		return

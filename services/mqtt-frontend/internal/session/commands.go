@@ -25,6 +25,9 @@ const (
 
 // Publish implements wire.Handler: a PUBLISH is a command.
 func (s *Session) Publish(p *wire.Publish) {
+	if !s.acks.room(s.conn.Context(), p) {
+		return
+	}
 	if s.draining.Load() {
 		<-s.conn.Context().Done() // nothing is begun any more
 		return
@@ -201,7 +204,7 @@ func (s *Session) later(a *attempt) {
 
 func (s *Session) settle(p *wire.Publish, slot *slot, code wire.Code, reason string) {
 	s.manager.metrics.published(s.conn.Context(), p.QoS, code)
-	s.acks.settle(slot, code, reason)
+	s.acks.settle(p, slot, code, reason)
 }
 
 // acknowledge sends the acknowledgement of a slot. It reports false when the

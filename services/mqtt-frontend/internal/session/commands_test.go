@@ -264,6 +264,56 @@ func TestOurReceiveMaximum(t *testing.T) {
 	})
 }
 
+// Whoever sends faster than Kafka takes waits; there is room for everybody else.
+func TestAFastSenderSlowsItselfDown(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		qos   byte
+		bytes int
+		want  int // how many commands are taken
+	}{
+		{"QoS 0, small", 0, 1, 255},
+		{"QoS 0, large", 0, 300 << 10, 3},
+		{"QoS 1, large", 1, 300 << 10, 3},
+		{"one is always taken", 0, 1<<20 - 100, 1},
+	} {
+		for _, level := range []byte{4, 5} {
+			t.Run(fmt.Sprintf("%s, level %d", tt.name, level), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					f := newFrontend(t)
+					f.commands.hold()
+					c := f.connect(level, "c")
+					total := tt.want + 20
+					sent := make(chan error, 1)
+					go func() {
+						for id := range total {
+							if err := c.TrySend(mqtttest.Publish(level, tt.qos, uint16(id+1), topic, strings.Repeat("x", tt.bytes))); err != nil {
+								sent <- err
+								return
+							}
+						}
+						sent <- nil
+					}()
+					synctest.Wait()
+					if n := len(f.commands.sent()); n != tt.want {
+						t.Errorf("%d commands were taken without a result, want %d", n, tt.want)
+					}
+					f.commands.release()
+					for range total * int(tt.qos) {
+						c.Want(packets.Puback)
+					}
+					synctest.Wait()
+					if err, n := <-sent, len(f.commands.sent()); n != total || err != nil {
+						t.Errorf("%d commands were taken in the end, want %d; %v", n, total, err)
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestQuotaSlowsAnOldClientDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
