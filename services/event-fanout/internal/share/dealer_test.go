@@ -354,3 +354,45 @@ func (tb *table) check(seed uint64, acknowledged map[spot]bool) {
 		}
 	}
 }
+
+// What dealing one event costs: to be chosen, given, taken and acknowledged.
+func BenchmarkDeal(b *testing.B) {
+	for _, members := range []int{1, 10, 100} {
+		for _, keyed := range []bool{false, true} {
+			b.Run(fmt.Sprintf("members=%d/keyed=%v", members, keyed), func(b *testing.B) {
+				g := &group{dealer: newDealer()}
+				for range members {
+					m := &Member{group: g, window: Window{256, 1 << 30}, subscriber: Subscriber{Notify: func() {}, MaxEvent: 1 << 20}}
+					g.dealer.join(m)
+				}
+				c := g.dealer.begin(0, 0)
+				event := make([]byte, 300)
+				records := make([]record, batch)
+				next := int64(0)
+				b.ReportAllocs()
+				for n := 0; b.Loop(); n++ {
+					if n%batch != 0 {
+						continue
+					}
+					for i := range records {
+						records[i] = record{offset: next, key: mix(uint64(next % 1000)), keyed: keyed, event: event} //nolint:gosec // not negative
+						next++
+					}
+					g.dealer.add(c, records)
+					for _, m := range g.dealer.members {
+						for m.events > 0 {
+							var taken []spot
+							m.Take(func(partition int32, offset int64, _ []byte) bool {
+								taken = append(taken, spot{partition, offset})
+								return true
+							})
+							for _, at := range taken {
+								m.Acknowledge(at.partition, at.offset, at.offset)
+							}
+						}
+					}
+				}
+			})
+		}
+	}
+}

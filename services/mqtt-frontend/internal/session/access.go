@@ -48,17 +48,17 @@ func (s *Session) rechecks() {
 			return
 		}
 		s.recheck = recheckRunning
-		subscribed := make(map[string]struct{}, len(s.subscriptions))
+		subscribed := make(map[source]struct{}, len(s.subscriptions))
 		for _, sub := range s.subscriptions {
-			subscribed[sub.application] = struct{}{}
+			subscribed[sub.source] = struct{}{}
 		}
 		s.mu.Unlock()
 		ctx := s.conn.Context()
-		if !s.still(ctx, authorizationv1.Permission_PERMISSION_CONNECT, "") {
+		if !s.still(ctx, authorizationv1.Permission_PERMISSION_CONNECT, source{}) {
 			return
 		}
-		for application := range subscribed {
-			if !s.still(ctx, authorizationv1.Permission_PERMISSION_READ, application) {
+		for from := range subscribed {
+			if !s.still(ctx, authorizationv1.Permission_PERMISSION_READ, from) {
 				return
 			}
 		}
@@ -67,18 +67,18 @@ func (s *Session) rechecks() {
 
 // still reports whether something is still allowed, and ends the connection when
 // it is not, or when it cannot be found out.
-func (s *Session) still(ctx context.Context, permission authorizationv1.Permission, application string) bool {
+func (s *Session) still(ctx context.Context, permission authorizationv1.Permission, from source) bool {
 	patient, cancel := context.WithTimeout(ctx, undecidedPatience)
 	defer cancel()
 	for {
-		decision, err := s.authorize(patient, permission, application)
+		decision, err := s.authorize(patient, permission, from)
 		switch {
 		case ctx.Err() != nil:
 			return false
 		case err == nil && decision.Allowed:
 			return true
 		case err == nil:
-			s.conn.End(wire.End{Label: labelRevoked, Code: wire.NotAuthorized, Reason: revoked(decision.Reason, application)})
+			s.conn.End(wire.End{Label: labelRevoked, Code: wire.NotAuthorized, Reason: revoked(decision.Reason, from.application)})
 			return false
 		case patient.Err() != nil || !errors.Is(err, access.ErrUnavailable):
 			s.conn.End(wire.End{
@@ -93,10 +93,10 @@ func (s *Session) still(ctx context.Context, permission authorizationv1.Permissi
 	}
 }
 
-func (s *Session) authorize(ctx context.Context, permission authorizationv1.Permission, application string) (access.Decision, error) {
+func (s *Session) authorize(ctx context.Context, permission authorizationv1.Permission, from source) (access.Decision, error) {
 	ctx, cancel := context.WithTimeout(ctx, accessTimeout)
 	defer cancel()
-	return s.manager.deps.Access.Authorize(ctx, s.identity, permission, application, "")
+	return s.manager.deps.Access.Authorize(ctx, s.identity, permission, from.application, from.share)
 }
 
 func revoked(reason authorizationv1.AuthorizationDenialReason, application string) string {

@@ -94,7 +94,7 @@ func (s *Session) judge(p *wire.Publish) (commandTarget, wire.Code, string) {
 	if len(p.UserProperties) > maxUserProperties || size > maxUserPropertiesSize {
 		return target, wire.QuotaExceeded, "more than 32 user properties or 8 KiB of them"
 	}
-	decision, err := s.authorize(s.conn.Context(), authorizationv1.Permission_PERMISSION_WRITE, target.application)
+	decision, err := s.authorize(s.conn.Context(), authorizationv1.Permission_PERMISSION_WRITE, source{application: target.application})
 	switch {
 	case err != nil:
 		return target, wire.ImplementationSpecificError, "authorization cannot be reached"

@@ -178,7 +178,7 @@ func TestConnackTellsTheTruth(t *testing.T) {
 	want := packets.Properties{
 		ReceiveMaximum: 100, MaximumPacketSize: 512<<10 - 4<<10, TopicAliasMaximum: 32, MaximumQos: 1, MaximumQosFlag: true,
 		RetainAvailableFlag: true, WildcardSubAvailableFlag: true, SubIDAvailable: 1, SubIDAvailableFlag: true,
-		SharedSubAvailableFlag: true, SessionExpiryIntervalFlag: true, ServerKeepAlive: 600, ServerKeepAliveFlag: true,
+		SharedSubAvailableFlag: true, SharedSubAvailable: 1, SessionExpiryIntervalFlag: true, ServerKeepAlive: 600, ServerKeepAliveFlag: true,
 	}
 	if diff := cmp.Diff(want, k.Properties); diff != "" || k.SessionPresent {
 		t.Errorf("session present %t, properties (-want +got):\n%s", k.SessionPresent, diff)

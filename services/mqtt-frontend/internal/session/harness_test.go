@@ -180,7 +180,7 @@ func (a *fakeAccess) Authenticate(_ context.Context, c access.Credentials) (acce
 	}
 }
 
-func (a *fakeAccess) Authorize(ctx context.Context, _ access.Identity, p authorizationv1.Permission, application, _ string) (access.Decision, error) {
+func (a *fakeAccess) Authorize(ctx context.Context, _ access.Identity, p authorizationv1.Permission, application, share string) (access.Decision, error) {
 	a.mu.Lock()
 	hold := a.hold
 	a.mu.Unlock()
@@ -197,6 +197,9 @@ func (a *fakeAccess) Authorize(ctx context.Context, _ access.Identity, p authori
 		return access.Decision{}, a.err
 	}
 	reason, denied := a.denied[question(p, application)]
+	if !denied && share != "" {
+		reason, denied = a.denied[question(p, "$share/"+share+"/"+application)]
+	}
 	if !denied && application == "forbidden" {
 		reason, denied = authorizationv1.AuthorizationDenialReason_AUTHORIZATION_DENIAL_REASON_NOT_GRANTED, true
 	}

@@ -24,11 +24,11 @@ const maxReasons = 4
 
 // subscription is one topic filter of a session.
 type subscription struct {
-	session     *Session
-	filter      string
-	application string
-	queue       *outbound.Queue
-	upstream    Subscription // set once, before the subscription is in the session's map
+	session  *Session
+	filter   string
+	source   source
+	queue    *outbound.Queue
+	upstream Subscription // set once, before the subscription is in the session's map
 }
 
 var _ delivery.Sink = (*subscription)(nil)
@@ -41,7 +41,7 @@ func (sub *subscription) Skipped(partition int32, count int64) {
 	s := sub.session
 	s.manager.metrics.offsetsSkipped.Add(context.Background(), count)
 	s.logger.LogAttrs(context.Background(), slog.LevelWarn, "retention has overtaken a subscription",
-		append(s.attributes(), slog.String("application", sub.application), slog.Int("partition", int(partition)),
+		append(s.attributes(), slog.String("application", sub.source.application), slog.Int("partition", int(partition)),
 			slog.Int64("count", count))...)
 	sub.queue.Skip(partition, count)
 }
@@ -112,7 +112,7 @@ func (s *Session) subscribeAll(ctx context.Context, p *wire.Subscribe) []outcome
 		if last[f.Filter] != i {
 			continue
 		}
-		application, code, reason := parseFilter(f.Filter)
+		from, code, reason := parseFilter(f.Filter)
 		switch {
 		case code != wire.Success:
 			outcomes[i] = refused(code, reason)
@@ -134,7 +134,7 @@ func (s *Session) subscribeAll(ctx context.Context, p *wire.Subscribe) []outcome
 		wg.Go(func() {
 			defer s.recovered(ctx)
 			defer func() { <-slots }()
-			outcomes[i] = s.subscribeOne(ctx, f.Filter, application, options, known)
+			outcomes[i] = s.subscribeOne(ctx, f.Filter, from, options, known)
 		})
 	}
 	wg.Wait()
@@ -149,8 +149,8 @@ func (s *Session) subscribeAll(ctx context.Context, p *wire.Subscribe) []outcome
 	return outcomes
 }
 
-func (s *Session) subscribeOne(ctx context.Context, filter, application string, options outbound.Options, known *subscription) outcome {
-	decision, err := s.authorize(ctx, authorizationv1.Permission_PERMISSION_READ, application)
+func (s *Session) subscribeOne(ctx context.Context, filter string, from source, options outbound.Options, known *subscription) outcome {
+	decision, err := s.authorize(ctx, authorizationv1.Permission_PERMISSION_READ, from)
 	switch {
 	case err != nil:
 		return refused(wire.ImplementationSpecificError, "authorization cannot be reached")
@@ -162,11 +162,11 @@ func (s *Session) subscribeOne(ctx context.Context, filter, application string, 
 		return outcome{code: wire.Code(options.QoS)}
 	}
 	sub := &subscription{
-		session: s, filter: filter, application: application,
-		queue: s.conn.Engine().NewQueue(application, options),
+		session: s, filter: filter, source: from,
+		queue: s.conn.Engine().NewQueue(from.application, options),
 	}
 	sub.upstream, err = s.events.Open(ctx, delivery.OpenRequest{
-		Application: application, Window: s.window, QoS: options.QoS, Binary: options.Binary, SubscriptionID: options.SubscriptionID,
+		Application: from.application, ShareName: from.share, Window: s.window, QoS: options.QoS, Binary: options.Binary, SubscriptionID: options.SubscriptionID,
 	}, sub)
 	if err != nil {
 		return notOpened(ctx, err)
@@ -261,7 +261,7 @@ func (s *Session) unsubscribe(p *wire.Unsubscribe) {
 			defer func() { <-slots }()
 			if err := sub.upstream.Close(ctx, true); err != nil {
 				s.logger.LogAttrs(ctx, slog.LevelWarn, "closing a subscription failed",
-					append(s.attributes(), slog.String("application", sub.application), slog.Any("error", err))...)
+					append(s.attributes(), slog.String("application", sub.source.application), slog.Any("error", err))...)
 			}
 		})
 	}

@@ -24,33 +24,36 @@ func parseCommandTopic(topic string) (commandTarget, bool) {
 	return commandTarget{application: application, device: device, command: command}, true
 }
 
-// parseFilter reads app/<application>. Any other filter has a reason code.
-func parseFilter(filter string) (application string, code wire.Code, reason string) {
+// source is what a topic filter names.
+type source struct {
+	application string
+	share       string // share name; empty: the session's own subscription
+}
+
+// parseFilter reads app/<application> and $share/<group>/app/<application>. Any
+// other filter has a reason code.
+func parseFilter(filter string) (from source, code wire.Code, reason string) {
 	topic := filter
 	if rest, ok := strings.CutPrefix(filter, "$share/"); ok {
-		name, shared, ok := strings.Cut(rest, "/")
-		if !ok || name == "" || shared == "" || strings.ContainsAny(name, "+#") {
-			return "", wire.TopicFilterInvalid, "no share name"
+		from.share, topic, _ = strings.Cut(rest, "/")
+		if topic == "" || naming.ValidateShare(from.share) != nil {
+			return source{}, wire.TopicFilterInvalid, "no legal share name"
 		}
-		topic = shared
 	}
 	switch {
 	case strings.ContainsAny(topic, "+#"):
 		if !legalWildcards(topic) {
-			return "", wire.TopicFilterInvalid, "wildcard in the wrong place"
+			return source{}, wire.TopicFilterInvalid, "wildcard in the wrong place"
 		}
-		return "", wire.WildcardNotSupported, "wildcards are not supported"
+		return source{}, wire.WildcardNotSupported, "wildcards are not supported"
 	case !strings.HasPrefix(topic, "app/"):
-		return "", wire.TopicFilterInvalid, "not app/<application>"
+		return source{}, wire.TopicFilterInvalid, "not app/<application>"
 	}
-	application = topic[len("app/"):]
-	if err := naming.ValidateApplication(application); err != nil {
-		return "", wire.TopicFilterInvalid, "not app/<application>"
+	from.application = topic[len("app/"):]
+	if err := naming.ValidateApplication(from.application); err != nil {
+		return source{}, wire.TopicFilterInvalid, "not app/<application>"
 	}
-	if len(topic) != len(filter) {
-		return "", wire.SharedNotSupported, "shared subscriptions are not supported yet"
-	}
-	return application, wire.Success, ""
+	return from, wire.Success, ""
 }
 
 // legalWildcards reports whether + and # stand where MQTT allows them.

@@ -34,16 +34,20 @@ func FuzzParseFilter(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, filter string) {
-		application, code, reason := parseFilter(filter)
+		from, code, reason := parseFilter(filter)
+		back := "app/" + from.application
+		if from.share != "" {
+			back = "$share/" + from.share + "/" + back
+		}
 		switch {
-		case code == wire.Success && ("app/"+application != filter || naming.ValidateApplication(application) != nil || reason != ""):
-			t.Errorf("%q is the application %q, %q", filter, application, reason)
-		case code != wire.Success && (application != "" || reason == "" || !utf8.ValidString(reason)):
-			t.Errorf("%q is refused with %q, %q", filter, application, reason)
+		case code == wire.Success && (back != filter || naming.ValidateApplication(from.application) != nil || reason != ""):
+			t.Errorf("%q is %+v, %q", filter, from, reason)
+		case code == wire.Success && from.share != "" && naming.ValidateShare(from.share) != nil:
+			t.Errorf("%q is %+v", filter, from)
+		case code != wire.Success && (from != source{} || reason == "" || !utf8.ValidString(reason)):
+			t.Errorf("%q is refused with %+v, %q", filter, from, reason)
 		case code == wire.WildcardNotSupported && !strings.ContainsAny(filter, "+#"):
 			t.Errorf("%q has no wildcard", filter)
-		case code == wire.SharedNotSupported && !strings.HasPrefix(filter, "$share/"):
-			t.Errorf("%q is not shared", filter)
 		}
 	})
 }
