@@ -24,6 +24,7 @@ type Client struct {
 	env        daemon.Env
 	opts       []grpc.DialOption
 	began      time.Time
+	settle     time.Duration // settleTime
 	poller     *discovery.Poller
 	kicked     chan struct{} // a lane has got or lost its stream
 	limbo      *lane         // has sessions while no instance is known, and never a stream
@@ -68,7 +69,7 @@ func New(cfg Config, frontendID string, env daemon.Env, opts ...grpc.DialOption)
 
 func newClient(cfg Config, instruments *metrics) *Client {
 	c := &Client{
-		cfg: cfg, metrics: instruments, began: time.Now(), kicked: make(chan struct{}, 1),
+		cfg: cfg, metrics: instruments, began: time.Now(), settle: settleTime, kicked: make(chan struct{}, 1),
 		view: discovery.NewView(), instances: map[string]*instance{},
 	}
 	c.limbo = newLane(c, nil, "")

@@ -17,6 +17,8 @@
 // hashing finds for it, which is the same for all frontends, and stays there when
 // instances are added. It moves when its instance leaves the view, asks for it or
 // has had no stream for half a second, while another one has.
+// Share subscriptions go to the instance of their group, and when instances have
+// neither come nor gone for ten seconds, those that are elsewhere are moved there.
 //
 // # How it is built
 //

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -64,3 +65,7 @@ func NewReceiver(subscriptions int, sink Sink) (frame func([]byte) error, subs [
 		return nil
 	}, subs, nil
 }
+
+// Settle sets how long instances have to be the same before share subscriptions
+// move. Call it before Run.
+func Settle(c *Client, after time.Duration) { c.settle = after }

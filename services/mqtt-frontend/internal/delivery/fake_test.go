@@ -344,10 +344,17 @@ func config(servers ...*server) delivery.Config {
 // start runs a client until the test ends, or until stop is called.
 func start(t *testing.T, cfg delivery.Config) (client *delivery.Client, stop func()) {
 	t.Helper()
+	return startWith(t, cfg, func(*delivery.Client) {})
+}
+
+// startWith is start with something to be done before.
+func startWith(t *testing.T, cfg delivery.Config, before func(*delivery.Client)) (client *delivery.Client, stop func()) {
+	t.Helper()
 	client, err := delivery.New(cfg, "frontend", daemon.NewEnv(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
+	before(client)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- client.Run(ctx) }()

@@ -64,16 +64,28 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 	var retired sync.WaitGroup
 	timer := time.NewTimer(0)
+	settled := time.Now().Add(c.settle) // when share subscriptions are to be moved; zero: they were
 	for ctx.Err() == nil {
 		select {
 		case view := <-views:
 			c.apply(ctx, view, &retired)
+			settled = time.Now().Add(c.settle)
 		case <-c.kicked:
+			settled = time.Now().Add(c.settle)
 		case <-timer.C:
 		case <-ctx.Done():
 			continue
 		}
-		timer.Reset(c.rescue(ctx))
+		next := c.rescue(ctx)
+		if !settled.IsZero() && !time.Now().Before(settled) {
+			if settled = time.Now().Add(regroupPause); c.regroup(ctx) {
+				settled = time.Time{}
+			}
+		}
+		if !settled.IsZero() {
+			next = min(next, time.Until(settled))
+		}
+		timer.Reset(max(next, time.Millisecond))
 	}
 	timer.Stop()
 	running.Wait()
@@ -234,24 +246,37 @@ func (c *Client) evacuate(ctx context.Context, from *lane) {
 // move moves an attachment from a lane without a stream to another one. again is
 // true when the other one takes nothing any more.
 func (a *attachment) move(from, to *lane) (done, again bool) {
-	first, second := from, to
-	if to.number < from.number {
-		first, second = to, from
-	}
-	first.mu.Lock()
-	defer first.mu.Unlock()
-	second.mu.Lock()
-	defer second.mu.Unlock()
+	defer lockBoth(from, to)()
 	if _, here := from.attachments[a]; !here || from.streaming {
 		return false, false // it has ended, or its instance is back
 	}
 	if to.gone {
 		return false, true
 	}
+	a.transfer(from, to)
+	return true, false
+}
+
+// lockBoth locks two lanes, and returns what unlocks them.
+func lockBoth(a, b *lane) func() {
+	if b.number < a.number {
+		a, b = b, a
+	}
+	a.mu.Lock()
+	b.mu.Lock()
+	return func() {
+		b.mu.Unlock()
+		a.mu.Unlock()
+	}
+}
+
+// transfer puts an attachment whose subscriptions are on no stream to another
+// lane. The caller holds the mu of both.
+func (a *attachment) transfer(from, to *lane) {
 	delete(from.attachments, a)
 	to.attachments[a] = struct{}{}
 	a.lane.Store(to)
-	a.retries = 0
+	a.retries, a.state, a.handle = 0, detached, 0
 	for sub := range a.subs {
 		sub.frame = 0 // frames are counted by lane
 		sub.mu.Lock()
@@ -261,7 +286,6 @@ func (a *attachment) move(from, to *lane) (done, again bool) {
 	if to.link != nil && (a.before || len(a.subs) > 0) {
 		to.attach(a)
 	}
-	return true, false
 }
 
 // place gives an attachment its first lane.

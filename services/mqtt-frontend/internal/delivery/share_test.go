@@ -2,7 +2,9 @@ package delivery_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -139,4 +141,62 @@ func TestShareSubscriptionThatHoldsItsGroupUpEndsTheSession(t *testing.T) {
 	if closing := p.close(t); closing.GetSubscription() != handle {
 		t.Errorf("got %v, want Close of %d", closing, handle)
 	}
+}
+
+// An instance dies and comes back: its groups go elsewhere, and come back with all
+// their subscriptions.
+func TestShareSubscriptionsOfAGroupMeetAgain(t *testing.T) {
+	t.Parallel()
+	a, b := listen(t), listen(t)
+	client, _ := startWith(t, config(a, b), func(c *delivery.Client) { delivery.Settle(c, 100*time.Millisecond) })
+	onA, onB := a.accept(t), b.accept(t)
+	isShare := func(o *eventsv1.Open) bool { return o.GetShareName() != "" }
+	subscribe := func(group, id string) (to *sink, sub *delivery.Subscription, at *peer, handle uint64) {
+		to = newSink()
+		result := openShare(t, client.Session(sessionInfo(group+id), nil), group, to)
+		at, one := serve(t, "share subscription", isShare, onA, onB)
+		return to, wantOpened(t, result), at, one.GetSubscription()
+	}
+	group := ""
+	for i := range 100 {
+		group = fmt.Sprint("g", i)
+		if _, _, at, _ := subscribe(group, "1"); at == onA {
+			break
+		}
+	}
+	a.kill()
+	serve(t, "first subscription of the group", func(o *eventsv1.Open) bool { return o.GetShareName() == group }, onB)
+	to, sub, at, handle := subscribe(group, "2")
+	if at != onB {
+		t.Fatal("not where the instance is")
+	}
+	onB.send(t, frame(oneDelivery(0, 5, handle), oneDelivery(0, 6, handle)))
+	to.want(t, "0:5 0:6")
+	sub.Acknowledge(0, 5)
+
+	onA = listenOn(t, a.address).accept(t)
+	seen := map[uint64]bool{}
+	for len(seen) < 2 {
+		_, one := serve(t, "subscription of the group", func(o *eventsv1.Open) bool { return o.GetShareName() == group }, onA)
+		seen[one.GetSubscription()] = true
+		onA.send(t, frame(oneDelivery(1, 9, one.GetSubscription())))
+	}
+	to.want(t, "1:9")
+	sub.Acknowledge(0, 6) // it is another one's now
+	sub.Acknowledge(1, 9)
+	if got := onA.acks(t); !strings.HasSuffix(got, "/1:9-9") || strings.Contains(got, "0:") {
+		t.Errorf("acknowledged %s, want what came here", got)
+	}
+	closed := 0
+	for closed < 2 {
+		request := onB.next(t)
+		if request.GetClose() != nil {
+			closed++
+		} else if got := acknowledged(request); got != "" && got != fmt.Sprintf("%d/0:5-5", handle) {
+			t.Errorf("acknowledged %s there", got)
+		}
+	}
+	// What still comes from there concerns nobody.
+	onB.send(t, frame(oneDelivery(0, 7, handle)))
+	to.wantNothing(t)
 }

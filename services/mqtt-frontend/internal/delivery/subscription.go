@@ -113,6 +113,16 @@ func (s *Subscription) wait() {
 // enter begins a call of the sink from a stream. It is false when nothing may
 // come from there. The caller holds mu, and calls leave after the call.
 func (s *Subscription) enterLocked(from *link) bool {
+	for s.link == from && s.calling {
+		// A lane that it has just left is not done yet.
+		if s.idle == nil {
+			s.idle = make(chan struct{})
+		}
+		idle := s.idle
+		s.mu.Unlock()
+		<-idle
+		s.mu.Lock()
+	}
 	if s.link != from {
 		return false
 	}
