@@ -119,8 +119,8 @@ type Administrator struct {
 
 // Limits bound what clients can cause.
 type Limits struct {
-	// ConcurrentAuthentications is how many credentials are verified at a time;
-	// above it, callers get RESOURCE_EXHAUSTED.
+	// ConcurrentAuthentications is how many access tokens are verified at a time,
+	// and how many other credentials; above it, callers get RESOURCE_EXHAUSTED.
 	ConcurrentAuthentications int `yaml:"concurrent_authentications"`
 	// Watches is how many watches may be open.
 	Watches int `yaml:"watches"`

@@ -79,7 +79,8 @@ type Config struct {
 	LastUse  *LastUse
 	Rules    policy.Rules
 	Logger   *slog.Logger
-	// Concurrent is how many credentials are verified at a time.
+	// Concurrent is how many access tokens are verified at a time, and how many
+	// credentials of the other kinds.
 	Concurrent int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
@@ -88,8 +89,10 @@ type Config struct {
 // Authenticator verifies credentials. Its methods may be used from several
 // goroutines.
 type Authenticator struct {
-	cfg   Config
-	slots chan struct{}
+	cfg Config
+	// Tokens have slots of their own: they may have to wait for their provider,
+	// which is no reason to refuse anybody else.
+	tokens, others chan struct{}
 }
 
 // New makes an Authenticator.
@@ -97,15 +100,19 @@ func New(cfg Config) *Authenticator {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Authenticator{cfg: cfg, slots: make(chan struct{}, cfg.Concurrent)}
+	return &Authenticator{cfg: cfg, tokens: make(chan struct{}, cfg.Concurrent), others: make(chan struct{}, cfg.Concurrent)}
 }
 
 // Authenticate says who it is, or why not. The error is ErrOverloaded, or wraps
 // that of the store or of package oidc: it could not be decided.
 func (a *Authenticator) Authenticate(ctx context.Context, attempt Attempt) (Result, error) {
+	slots := a.others
+	if attempt.Kind == policy.AccessToken {
+		slots = a.tokens
+	}
 	select {
-	case a.slots <- struct{}{}:
-		defer func() { <-a.slots }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	default:
 		return Result{}, ErrOverloaded
 	}

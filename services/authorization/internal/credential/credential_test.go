@@ -16,6 +16,7 @@ import (
 	"mqtt-integration/services/authorization/internal/credential"
 	"mqtt-integration/services/authorization/internal/oidc"
 	"mqtt-integration/services/authorization/internal/policy"
+	"mqtt-integration/services/authorization/internal/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -29,13 +30,26 @@ func (s slow) Verify(context.Context, string) (oidc.Token, error) {
 	return oidc.Token{}, oidc.ErrUnavailable
 }
 
+// emptyStore has nobody.
+type emptyStore struct{}
+
+func (emptyStore) Revision(context.Context) (int64, error) { return 0, nil }
+
+func (emptyStore) FindKey(context.Context, string) (store.KeyRecord, int64, error) {
+	return store.KeyRecord{}, 0, store.ErrKeyNotFound
+}
+
+func (emptyStore) SignIn(context.Context, policy.Principal, []string) (store.User, int64, error) {
+	return store.User{}, 0, store.ErrUserNotFound
+}
+
 func TestOverload(t *testing.T) {
 	t.Parallel()
 	verifier := slow{begun: make(chan struct{}), end: make(chan struct{})}
 	limiter := attempts.New(attempts.Config{})
 	defer limiter.Close()
 	a := credential.New(credential.Config{
-		Tokens: verifier, Attempts: limiter, Rules: policy.Rules{}, Logger: slog.New(slog.DiscardHandler), Concurrent: 2,
+		Store: emptyStore{}, Tokens: verifier, Attempts: limiter, Rules: policy.Rules{}, Logger: slog.New(slog.DiscardHandler), Concurrent: 2,
 	})
 	token := credential.Attempt{Kind: policy.AccessToken}
 	var wg sync.WaitGroup
@@ -49,6 +63,11 @@ func TestOverload(t *testing.T) {
 	}
 	if _, err := a.Authenticate(t.Context(), token); !errors.Is(err, credential.ErrOverloaded) {
 		t.Errorf("a third one: %v, want ErrOverloaded", err)
+	}
+	// Whoever has no token does not wait for the provider of others.
+	anonymous := credential.Attempt{Kind: policy.Anonymous, ConnectionID: "c"}
+	if result, err := a.Authenticate(t.Context(), anonymous); err != nil || result.Denial != credential.AnonymousDisabled {
+		t.Errorf("somebody without a token: %v, %v, want that it is decided", result.Denial, err)
 	}
 	close(verifier.end)
 	wg.Wait()
