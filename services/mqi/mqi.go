@@ -44,6 +44,10 @@ type commands struct {
 	User       string        `help:"Login name, to sign in with an API key: MQI_API_KEY or --api-key-file." env:"MQI_USER" placeholder:"NAME"`
 	APIKeyFile string        `help:"File with the API key." name:"api-key-file" env:"MQI_API_KEY_FILE" type:"path" placeholder:"FILE"`
 	Insecure   bool          `help:"Send credentials in plaintext to an address that is not loopback."`
+	CertFile   string        `help:"Our certificate, for mutual TLS with the server. Goes with --key-file and --ca-file." env:"MQI_CERT_FILE" type:"path" placeholder:"FILE"`
+	KeyFile    string        `help:"Its key." env:"MQI_KEY_FILE" type:"path" placeholder:"FILE"`
+	CAFile     string        `help:"Authorities of the server's certificate." name:"ca-file" env:"MQI_CA_FILE" type:"path" placeholder:"FILE"`
+	ServerName string        `help:"What the server's certificate must be for, if that is not the host of --server." env:"MQI_SERVER_NAME" placeholder:"NAME"`
 	Timeout    time.Duration `help:"How long to wait for an answer." default:"10s"`
 	Output     string        `help:"table or json." short:"o" enum:"table,json" default:"table"`
 

@@ -47,6 +47,9 @@ func (s *session) client() (adminv1.AdminServiceClient, context.Context, error) 
 	}
 	s.connection, err = grpcclient.New(grpcclient.Config{
 		Addresses: []string{s.cli.Server}, Insecure: s.cli.Insecure, Timeout: s.cli.Timeout,
+		TLS: grpcclient.TLS{
+			CertFile: s.cli.CertFile, KeyFile: s.cli.KeyFile, CAFile: s.cli.CAFile, ServerName: s.cli.ServerName,
+		},
 	}, daemon.NewEnv(nil))
 	if err != nil {
 		return nil, nil, usageError{fmt.Sprintf("--server: %v", err)}
