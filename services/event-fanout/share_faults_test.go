@@ -134,3 +134,56 @@ func TestShareGroupOfARecreatedTopicBeginsAtItsStart(t *testing.T) {
 		return testkit.CommittedOffsets(t, brokers, shareGroup(app, "g"), topic)[0] == 3
 	})
 }
+
+// An instance that is gone without a word: what it had not committed goes to the
+// others once Kafka has noticed.
+func TestShareGroupGoesOnWithoutAnInstance(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes as long as a session timeout")
+	}
+	brokers := testkit.Kafka(t)
+	app, topic := newApplication(t, brokers, 2)
+	proxy := testkit.NewProxy(t, brokers)
+	brief := func(c *eventfanout.Config) { c.Share.SessionTimeout = 6 * time.Second }
+	gone, stays := connect(t, startInstance(t, proxy.Brokers(), brief)), connect(t, startInstance(t, brokers, brief))
+	lost, sub := gone.openShare(app, "g", 100), stays.openShare(app, "g", 100)
+	group := shareGroup(app, "g")
+	eventually(t, "each instance has a partition", func() bool { return partitionsOf(t, brokers, group) == [2]int{1, 1} })
+	produce := func() {
+		for p := range int32(2) {
+			testkit.ProduceTo(t, brokers, topic, p, keyed("e", 20, 5)...)
+		}
+	}
+	produce()
+	got := gone.take(lost, 20)
+	gone.ack(lost, got[:10]...)
+	eventually(t, "the prefix is committed", func() bool {
+		return testkit.CommittedOffsets(t, brokers, group, topic)[got[0].partition] == 10
+	})
+	proxy.Cut()
+	gone.close()
+	produce()
+	want := map[string]bool{}
+	for offset := range 40 {
+		for p := range int32(2) {
+			if p != got[0].partition || offset >= 10 {
+				want[fmt.Sprintf("%d/%d", p, offset)] = true
+			}
+		}
+	}
+	seen := map[string]bool{}
+	eventually(t, "the other one has all the rest", func() bool {
+		for _, d := range stays.takeSome(sub, 20*time.Millisecond) {
+			if seen[d.String()] {
+				t.Errorf("%v came twice", d)
+			}
+			seen[d.String()] = true
+			stays.ack(sub, d)
+		}
+		return len(seen) >= len(want)
+	})
+	if diff := cmp.Diff(want, seen); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
