@@ -60,7 +60,7 @@ func TestNativeConsumerSharesTheGroup(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		for range consumer.Errors() { //nolint:revive // until it is closed
+		for range consumer.Errors() {
 		}
 	})
 	running.Go(func() {

@@ -375,7 +375,7 @@ func BenchmarkDeal(b *testing.B) {
 						continue
 					}
 					for i := range records {
-						records[i] = record{offset: next, key: mix(uint64(next % 1000)), keyed: keyed, event: event} //nolint:gosec // not negative
+						records[i] = record{offset: next, key: mix(uint64(next % 1000)), keyed: keyed, event: event}
 						next++
 					}
 					g.dealer.add(c, records)
