@@ -128,8 +128,15 @@ func TestValidateShare(t *testing.T) {
 		name string
 		ok   bool
 	}{
-		{"g", true}, {"a group, with ä", true}, {strings.Repeat("x", naming.MaxShare), true},
-		{"", false}, {"a/b", false}, {"a+b", false}, {"#", false}, {"a\nb", false}, {"\xff", false},
+		{"g", true},
+		{"a group, with ä", true},
+		{strings.Repeat("x", naming.MaxShare), true},
+		{"", false},
+		{"a/b", false},
+		{"a+b", false},
+		{"#", false},
+		{"a\nb", false},
+		{"\xff", false},
 		{strings.Repeat("x", naming.MaxShare+1), false},
 	} {
 		if err := naming.ValidateShare(tt.name); (err == nil) != tt.ok {

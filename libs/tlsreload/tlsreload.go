@@ -75,7 +75,7 @@ func New(files Files, logger *slog.Logger) (*Reloader, error) {
 // Server is a configuration for a server: a copy of base with the certificate,
 // and, if there are authorities, clients must have a certificate from them.
 //
-//nolint:contextcheck // A handshake has a context of its own.
+//nolint:contextcheck,nolintlint // A handshake has a context of its own; the callers of our callers are told that they lack one.
 func (r *Reloader) Server(base *tls.Config) *tls.Config {
 	var made atomic.Pointer[forServer]
 	cfg := base.Clone()
