@@ -156,12 +156,13 @@ func (c *Client) Publish(cmd *commandsv1.Command, done func(Result)) {
 	}
 }
 
-// MaxRecordBytes is the largest record that Kafka takes: key, value and headers
+// MaxRecordBytes is the largest record that gets to Kafka: key, value and headers
 // together; 0: not known (yet).
 func (c *Client) MaxRecordBytes() int64 {
 	var smallest int64
 	for _, l := range c.lanes {
-		if limit := l.maxRecord.Load(); limit > 0 && (smallest == 0 || limit < smallest) {
+		limit := min(l.maxRecord.Load(), maxCommand) // larger ones do not get there
+		if limit > 0 && (smallest == 0 || limit < smallest) {
 			smallest = limit
 		}
 	}

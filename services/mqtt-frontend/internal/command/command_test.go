@@ -321,6 +321,25 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// What clients are told is what they can send, whatever Kafka would take.
+func TestLargestRecord(t *testing.T) {
+	t.Parallel()
+	const message = 4<<20 - 1024
+	for _, tt := range []struct{ kafka, want int64 }{{1 << 20, 1 << 20}, {16 << 20, message}} {
+		idle := func(s *session) error {
+			_, err := s.receive()
+			return err
+		}
+		client := start(t, config(listen(t, &server{serve: idle, maxRecord: tt.kafka})))
+		for client.MaxRecordBytes() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if got := client.MaxRecordBytes(); got != tt.want {
+			t.Errorf("with a limit of %d in Kafka: %d, want %d", tt.kafka, got, tt.want)
+		}
+	}
+}
+
 func TestServerGetsNoMoreThanItTakes(t *testing.T) {
 	t.Parallel()
 	const limit, total = 10, 500
