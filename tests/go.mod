@@ -16,6 +16,7 @@ require (
 	mqtt-integration/libs/testkit v0.0.0
 	mqtt-integration/proto v0.0.0
 	mqtt-integration/services/authorization v0.0.0
+	mqtt-integration/services/event-fanout v0.0.0
 	mqtt-integration/services/standalone v0.0.0
 )
 
@@ -107,7 +108,6 @@ require (
 	modernc.org/memory v1.12.1 // indirect
 	modernc.org/sqlite v1.61.1 // indirect
 	mqtt-integration/services/command-ingress v0.0.0 // indirect
-	mqtt-integration/services/event-fanout v0.0.0 // indirect
 	mqtt-integration/services/mqtt-frontend v0.0.0 // indirect
 )
 
