@@ -12,6 +12,7 @@ import (
 	"mqtt-integration/services/mqtt-frontend/internal/access"
 	"mqtt-integration/services/mqtt-frontend/internal/command"
 	"mqtt-integration/services/mqtt-frontend/internal/delivery"
+	"mqtt-integration/services/mqtt-frontend/internal/listener"
 )
 
 // Config is the configuration of the service.
@@ -37,6 +38,38 @@ type Config struct {
 type ListenerConfig struct {
 	// Address is host:port.
 	Address string `yaml:"address"`
+	// Transport is TransportTCP, also when it is empty, or TransportWebSocket.
+	Transport string `yaml:"transport"`
+	// Origins are the hosts of web pages that may connect to a WebSocket, beside
+	// pages of the same host: host[:port] or scheme://host[:port], with * as in file
+	// names.
+	Origins []string `yaml:"origins"`
+}
+
+// The transports of MQTT. A WebSocket has the path /mqtt.
+const (
+	TransportTCP       = "tcp"
+	TransportWebSocket = "websocket"
+)
+
+func (c ListenerConfig) validate(path string) error {
+	var errs []error
+	if _, _, err := net.SplitHostPort(c.Address); err != nil {
+		errs = append(errs, fmt.Errorf("%s.address: %w", path, err))
+	}
+	switch c.Transport {
+	case "", TransportTCP:
+		if len(c.Origins) > 0 {
+			errs = append(errs, fmt.Errorf("%s.origins: only WebSockets have origins", path))
+		}
+	case TransportWebSocket:
+		if err := (&listener.WebSocket{Origins: c.Origins}).Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("%s.origins: %w", path, err))
+		}
+	default:
+		errs = append(errs, fmt.Errorf("%s.transport: %q is neither %s nor %s", path, c.Transport, TransportTCP, TransportWebSocket))
+	}
+	return errors.Join(errs...)
 }
 
 // MQTTConfig bounds what clients may do.
@@ -95,7 +128,7 @@ func DefaultConfig() Config {
 	common.Admin.Address = "127.0.0.1:9090"
 	return Config{
 		Common:    common,
-		Listeners: []ListenerConfig{{Address: "127.0.0.1:1883"}},
+		Listeners: []ListenerConfig{{Address: "127.0.0.1:1883", Transport: TransportTCP}},
 		MQTT: MQTTConfig{
 			MaxConnections: 10_000, MaxPacketSize: config.MiB, MaxConnectSize: 256 * config.KiB,
 			ReceiveMaximum: 100, TopicAliasMaximum: 32,
@@ -116,9 +149,7 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("listeners: at least one is required"))
 	}
 	for i, l := range c.Listeners {
-		if _, _, err := net.SplitHostPort(l.Address); err != nil {
-			errs = append(errs, fmt.Errorf("listeners[%d].address: %w", i, err))
-		}
+		errs = append(errs, l.validate(fmt.Sprintf("listeners[%d]", i)))
 	}
 	errs = append(errs, c.MQTT.validate(),
 		under("authorization", c.Authorization.Validate()),

@@ -60,6 +60,16 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 			t.Errorf("no problem of %s", path)
 		}
 	}
+	c.Listeners = []mqttfrontend.ListenerConfig{
+		{Address: "127.0.0.1:1", Transport: "udp"},
+		{Address: "127.0.0.1:2", Origins: []string{"example.com"}},
+		{Address: "127.0.0.1:3", Transport: "websocket", Origins: []string{"https://example.com/"}},
+	}
+	for _, path := range []string{"listeners[0].transport: ", "listeners[1].origins: ", "listeners[2].origins: "} {
+		if !strings.Contains("\n"+c.Validate().Error(), "\n"+path) {
+			t.Errorf("no problem of %s", path)
+		}
+	}
 	c.Listeners = nil
 	if err := c.Validate(); !strings.Contains(err.Error(), "listeners: at least one") {
 		t.Errorf("no listener: %v", err)
@@ -70,14 +80,14 @@ func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	c := mqttfrontend.DefaultConfig()
 	environ := []string{
-		"MQTT_FRONTEND_LISTENERS=[{address: '127.0.0.1:1884'}, {address: '[::1]:1884'}]",
+		"MQTT_FRONTEND_LISTENERS=[{address: '127.0.0.1:1884'}, {address: '[::1]:1884', transport: websocket, origins: [example.com]}]",
 		"MQTT_FRONTEND_EVENT_FANOUT_ADDRESSES=127.0.0.1:1,127.0.0.1:2",
 		"MQTT_FRONTEND_MQTT_MAX_INFLIGHT=3",
 	}
 	if err := config.Load(&c, "", environ, "MQTT_FRONTEND"); err != nil {
 		t.Fatal(err)
 	}
-	if len(c.Listeners) != 2 || c.Listeners[1].Address != "[::1]:1884" || len(c.EventFanout.Addresses) != 2 || c.MQTT.MaxInflight != 3 {
+	if len(c.Listeners) != 2 || c.Listeners[1].Address != "[::1]:1884" || c.Listeners[1].Transport != "websocket" || len(c.Listeners[1].Origins) != 1 || len(c.EventFanout.Addresses) != 2 || c.MQTT.MaxInflight != 3 {
 		t.Errorf("%+v", c)
 	}
 }

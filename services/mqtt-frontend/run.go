@@ -1,6 +1,7 @@
 package mqttfrontend
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,12 +100,21 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 	if err != nil {
 		return fmt.Errorf("make instruments: %w", err)
 	}
-	for _, l := range listeners {
-		env.Logger.LogAttrs(ctx, slog.LevelInfo, "listening for MQTT", slog.String("address", l.Addr().String()))
+	for i, l := range listeners {
+		serve := func(conn net.Conn) { server.Serve(connected, conn) }
+		if cfg.Listeners[i].Transport == TransportWebSocket {
+			ws := &listener.WebSocket{Origins: cfg.Listeners[i].Origins, Timeout: cfg.MQTT.ConnectTimeout, Logger: env.Logger}
+			serve = func(conn net.Conn) {
+				if conn, err := ws.Upgrade(accepting, conn); err == nil { // else it was answered and logged
+					server.Serve(connected, conn)
+				}
+			}
+		}
+		env.Logger.LogAttrs(ctx, slog.LevelInfo, "listening for MQTT", slog.String("address", l.Addr().String()),
+			slog.String("transport", cmp.Or(cfg.Listeners[i].Transport, TransportTCP)))
 		acceptors.Go(func() error {
 			return listener.Run(accepting, listener.Config{
-				Listener: l, Slots: slots, Refused: refused, Logger: env.Logger,
-				Serve: func(conn net.Conn) { server.Serve(connected, conn) },
+				Listener: l, Slots: slots, Refused: refused, Logger: env.Logger, Serve: serve,
 			}, &connections)
 		})
 	}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
 
@@ -107,6 +109,33 @@ func TestWithoutTheOtherServicesNobodyIsLetIn(t *testing.T) {
 			}
 			c.WantClosed()
 		})
+	}
+}
+
+func TestWebSocketListener(t *testing.T) {
+	t.Parallel()
+	address, stop := start(t, func(c *mqttfrontend.Config) { c.Listeners[0].Transport = mqttfrontend.TransportWebSocket })
+	ws, _, err := websocket.Dial(t.Context(), "ws://"+address+"/mqtt", &websocket.DialOptions{ //nolint:bodyclose // the library's
+		Subprotocols: []string{"mqtt"}, HTTPClient: &http.Client{Transport: &http.Transport{}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := mqtttest.New(t, websocket.NetConn(context.WithoutCancel(t.Context()), ws, websocket.MessageBinary), 5)
+	c.Send(mqtttest.Connect(5, "c", "anna", "key"))
+	if k := c.Want(packets.Connack); k.ReasonCode != 0x88 {
+		t.Errorf("CONNACK %#x, want 0x88", k.ReasonCode)
+	}
+	c.WantClosed()
+	half := dial(t, address, 5)
+	half.Send([]byte("GET /mqtt HTTP/1.1\r\n"))
+	begin := time.Now()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	half.WantClosed()
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("took %v: requests that are not complete are waited for", took)
 	}
 }
 
