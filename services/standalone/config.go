@@ -86,9 +86,10 @@ type DemoConfig struct {
 }
 
 // DefaultConfig returns the defaults but for the data directory: MQTT on
-// 127.0.0.1:1883, the emulated Kafka on 127.0.0.1:9092, the development issuer
-// on 127.0.0.1:8180, administration on 127.0.0.1:7011, everything else on any
-// free port of 127.0.0.1; anonymous clients are let in.
+// 127.0.0.1:1883 and over WebSocket on 127.0.0.1:8083, the emulated Kafka on
+// 127.0.0.1:9092, the development issuer on 127.0.0.1:8180, administration on
+// 127.0.0.1:7011, everything else on any free port of 127.0.0.1; anonymous clients
+// are let in.
 func DefaultConfig() Config {
 	c := Config{
 		Log: daemon.LogConfig{Level: slog.LevelWarn, Format: "text"},
@@ -120,6 +121,8 @@ func DefaultConfig() Config {
 	c.MQTTFrontend.EventFanout.Addresses = nil
 	c.MQTTFrontend.CommandIngress.Addresses = nil
 	c.MQTTFrontend.DrainTimeout = drainTimeout
+	c.MQTTFrontend.Listeners = append(c.MQTTFrontend.Listeners,
+		mqttfrontend.ListenerConfig{Address: "127.0.0.1:8083", Transport: mqttfrontend.TransportWebSocket})
 	return c
 }
 
@@ -139,7 +142,9 @@ func (c *Config) AnyPorts() {
 	c.Kafka.Embedded.Address = anyPort
 	c.Issuer.Address = anyPort
 	c.Authorization.AdminAPI.Address = anyPort
-	c.MQTTFrontend.Listeners = []mqttfrontend.ListenerConfig{{Address: anyPort}}
+	c.MQTTFrontend.Listeners = []mqttfrontend.ListenerConfig{
+		{Address: anyPort, Transport: mqttfrontend.TransportTCP}, {Address: anyPort, Transport: mqttfrontend.TransportWebSocket},
+	}
 }
 
 // Validate reports every problem under its YAML path.

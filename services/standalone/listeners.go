@@ -31,6 +31,7 @@ type place struct{ what, setting, flag string }
 
 var (
 	placeMQTT   = place{"MQTT", "mqtt_frontend.listeners", "--mqtt-port"}
+	placeWeb    = place{"MQTT over WebSocket", "mqtt_frontend.listeners", "--websocket-port"}
 	placeKafka  = place{"the embedded Kafka", "kafka.embedded.address", "--kafka-port"}
 	placeIssuer = place{"the development issuer", "issuer.address", "--issuer-port"}
 	placeAdmin  = place{"administration", "authorization.admin_api.address", "--admin-port"}

@@ -129,11 +129,15 @@ func (r *run) bind(ctx context.Context) (err error) {
 	r.cfg.MQTTFrontend.Listeners = slices.Clone(r.cfg.MQTTFrontend.Listeners)
 	for i := range r.cfg.MQTTFrontend.Listeners {
 		l := &r.cfg.MQTTFrontend.Listeners[i]
-		if l.Address, err = r.listeners.bind(ctx, placeMQTT, l.Address); err != nil {
+		place, address := placeMQTT, &at.MQTT
+		if l.Transport == mqttfrontend.TransportWebSocket {
+			place, address = placeWeb, &at.WebSocket
+		}
+		if l.Address, err = r.listeners.bind(ctx, place, l.Address); err != nil {
 			return err
 		}
-		if i == 0 {
-			at.MQTT = l.Address
+		if *address == "" { // the first of its kind
+			*address = l.Address
 		}
 	}
 	for _, b := range []struct {

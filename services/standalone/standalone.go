@@ -44,8 +44,9 @@ type Options struct {
 // Addresses are where everything listens, as host:port. What was not started has
 // none.
 type Addresses struct {
-	// MQTT is for MQTT clients.
-	MQTT string
+	// MQTT is for MQTT clients. WebSocket is for those that use MQTT over WebSocket,
+	// with the path /mqtt.
+	MQTT, WebSocket string
 	// Kafka are the brokers, emulated or real.
 	Kafka []string
 	// Issuer is the URL of the development issuer.

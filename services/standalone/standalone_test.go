@@ -73,7 +73,12 @@ type event struct {
 // connect connects a client that ends with the test. An empty user is anonymous.
 func connect(t *testing.T, s *standalone.System, user, password string) mqtt.Client {
 	t.Helper()
-	opts := mqtt.NewClientOptions().AddBroker("tcp://" + s.Addresses().MQTT).SetAutoReconnect(false)
+	return connectTo(t, "tcp://"+s.Addresses().MQTT, user, password)
+}
+
+func connectTo(t *testing.T, server, user, password string) mqtt.Client {
+	t.Helper()
+	opts := mqtt.NewClientOptions().AddBroker(server).SetAutoReconnect(false)
 	opts.SetClientID(testkit.UniqueName(t)).SetUsername(user).SetPassword(password).SetConnectTimeout(10 * time.Second)
 	client := mqtt.NewClient(opts)
 	wait(t, "connect", client.Connect())
@@ -150,6 +155,13 @@ func TestDemonstration(t *testing.T) {
 	}
 	next(t, events, "state with the LED on", func(e event) bool { return isState(e) && e.Data.LED })
 
+	// The same over WebSocket.
+	web := connectTo(t, "ws://"+s.Addresses().WebSocket+"/mqtt", demo.User, demo.APIKey)
+	overWeb := subscribe(t, web, topic)
+	next(t, overWeb, "state", isState)
+	wait(t, "publish", web.Publish("command/"+demo.Application+"/device1/set-led", 1, false, `{"on":false}`))
+	next(t, overWeb, "reaction", func(e event) bool { return e.Subject == "reaction" && e.Data.Outcome == "done" })
+
 	// A token instead of the key, as the printed lines say.
 	withToken := connect(t, s, token(t, demo), "")
 	next(t, subscribe(t, withToken, topic), "state", isState)
@@ -212,10 +224,11 @@ func TestPortInUseIsNamed(t *testing.T) {
 	t.Cleanup(func() { _ = taken.Close() }) // After the parallel subtests.
 	address := taken.Addr().String()
 	for flag, use := range map[string]func(*standalone.Config){
-		"--mqtt-port":   func(c *standalone.Config) { c.MQTTFrontend.Listeners[0].Address = address },
-		"--kafka-port":  func(c *standalone.Config) { c.Kafka.Embedded.Address = address },
-		"--issuer-port": func(c *standalone.Config) { c.Issuer.Address = address },
-		"--admin-port":  func(c *standalone.Config) { c.Authorization.AdminAPI.Address = address },
+		"--mqtt-port":      func(c *standalone.Config) { c.MQTTFrontend.Listeners[0].Address = address },
+		"--websocket-port": func(c *standalone.Config) { c.MQTTFrontend.Listeners[1].Address = address },
+		"--kafka-port":     func(c *standalone.Config) { c.Kafka.Embedded.Address = address },
+		"--issuer-port":    func(c *standalone.Config) { c.Issuer.Address = address },
+		"--admin-port":     func(c *standalone.Config) { c.Authorization.AdminAPI.Address = address },
 	} {
 		t.Run(flag, func(t *testing.T) {
 			t.Parallel()

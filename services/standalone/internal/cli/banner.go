@@ -27,6 +27,9 @@ func banner(cfg standalone.Config, s *standalone.System) string {
 	line("Everything listens on this machine only:")
 	line("")
 	line("  MQTT            %s", at.MQTT)
+	if at.WebSocket != "" {
+		line("  over WebSocket  ws://%s/mqtt", at.WebSocket)
+	}
 	line("  Kafka           %s", strings.Join(at.Kafka, ","))
 	if at.Issuer != "" {
 		line("  sign-in (OIDC)  %s", at.Issuer)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +20,7 @@ import (
 
 	"mqtt-integration/libs/buildinfo"
 	"mqtt-integration/libs/config"
+	mqttfrontend "mqtt-integration/services/mqtt-frontend"
 	"mqtt-integration/services/standalone"
 	"mqtt-integration/services/standalone/internal/datadir"
 )
@@ -34,6 +37,7 @@ type arguments struct {
 	Config     string      `help:"YAML file with the configuration; see 'standalone config print'." type:"path" placeholder:"FILE"`
 	DataDir    string      `help:"Where data is kept (default: $XDG_DATA_HOME/mqtt-integration, or ~/.local/share/mqtt-integration)." type:"path" placeholder:"DIR"`
 	MQTTPort   *uint16     `name:"mqtt-port" help:"Port of MQTT (default 1883; 0: any free one)." placeholder:"PORT"`
+	WebPort    *uint16     `name:"websocket-port" help:"Port of MQTT over WebSocket (default 8083; 0: any free one)." placeholder:"PORT"`
 	KafkaPort  *uint16     `help:"Port of the embedded Kafka (default 9092; 0: any free one)." placeholder:"PORT"`
 	IssuerPort *uint16     `help:"Port of the development sign-in provider (default 8180; 0: any free one)." placeholder:"PORT"`
 	AdminPort  *uint16     `help:"Port of the administration API, for mqi (default 7011; 0: any free one)." placeholder:"PORT"`
@@ -125,18 +129,12 @@ func (a arguments) load(environ []string) (standalone.Config, error) {
 			return cfg, err
 		}
 	}
-	if a.MQTTPort != nil && len(cfg.MQTTFrontend.Listeners) == 0 {
-		cfg.MQTTFrontend.Listeners = standalone.DefaultConfig().MQTTFrontend.Listeners
-	}
-	var mqtt *string
-	if len(cfg.MQTTFrontend.Listeners) > 0 {
-		mqtt = &cfg.MQTTFrontend.Listeners[0].Address
-	}
 	for _, p := range []struct {
 		port    *uint16
 		address *string
 	}{
-		{a.MQTTPort, mqtt},
+		{a.MQTTPort, listener(&cfg, a.MQTTPort, mqttfrontend.TransportTCP)},
+		{a.WebPort, listener(&cfg, a.WebPort, mqttfrontend.TransportWebSocket)},
 		{a.KafkaPort, &cfg.Kafka.Embedded.Address},
 		{a.IssuerPort, &cfg.Issuer.Address},
 		{a.AdminPort, &cfg.Authorization.AdminAPI.Address},
@@ -154,6 +152,23 @@ func (a arguments) load(environ []string) (standalone.Config, error) {
 		cfg.Log.Level = *a.LogLevel
 	}
 	return cfg, nil
+}
+
+// listener is the address of the first listener of a transport. One is added where
+// a port is asked for and there is none.
+func listener(cfg *standalone.Config, port *uint16, transport string) *string {
+	if port == nil {
+		return nil
+	}
+	list := &cfg.MQTTFrontend.Listeners
+	at := slices.IndexFunc(*list, func(l mqttfrontend.ListenerConfig) bool {
+		return cmp.Or(l.Transport, mqttfrontend.TransportTCP) == transport
+	})
+	if at < 0 {
+		at = len(*list)
+		*list = append(*list, mqttfrontend.ListenerConfig{Transport: transport})
+	}
+	return &(*list)[at].Address
 }
 
 func lookup(environ []string) func(string) string {

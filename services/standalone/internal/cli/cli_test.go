@@ -50,6 +50,11 @@ func TestCommands(t *testing.T) {
 			name: "flags", args: []string{"config", "print", "--kafka-port", "19092", "--data-dir", "/d", "--log-level", "info"},
 			stdout: `(?s)data_dir: /d\n.*level: INFO.*address: 127.0.0.1:19092`,
 		},
+		{
+			name: "port of a listener that the file has not", environ: []string{"STANDALONE_MQTT_FRONTEND_LISTENERS=[{address: '127.0.0.1:18083', transport: websocket}]"},
+			args:   []string{"config", "print", "--mqtt-port", "11883", "--websocket-port", "18084"},
+			stdout: `(?s)address: 127.0.0.1:18084\n\s+transport: websocket\n.*address: 127.0.0.1:11883\n\s+transport: tcp`,
+		},
 		{name: "environment", args: []string{"config", "print"}, environ: []string{"STANDALONE_DEMO_DEVICE=pump"}, stdout: `device: pump`},
 		{name: "XDG", args: []string{"config", "print"}, environ: []string{"XDG_DATA_HOME=/x"}, stdout: `data_dir: /x/mqtt-integration\n`},
 		{name: "unknown setting", args: []string{"config", "check", "--config", file}, code: 1, stderr: `config.yaml:3: demo.gadget`},
@@ -82,7 +87,7 @@ func TestCommands(t *testing.T) {
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	args = append([]string{"--data-dir", filepath.Join(t.TempDir(), "it's data")}, args...)
-	for _, flag := range []string{"--mqtt-port", "--kafka-port", "--issuer-port", "--admin-port"} {
+	for _, flag := range []string{"--mqtt-port", "--websocket-port", "--kafka-port", "--issuer-port", "--admin-port"} {
 		if !strings.Contains(strings.Join(args, " "), flag) {
 			args = append(args, flag, "0")
 		}
@@ -155,7 +160,7 @@ func TestBannerAndInterrupt(t *testing.T) {
 	p := run(t)
 	p.interrupt()
 	for _, want := range []string{
-		"emulation for trying things out", "-u demo -P mqi_", "-V 5", "content-mode binary",
+		"emulation for trying things out", "ws://127.0.0.1:", "-u demo -P mqi_", "-V 5", "content-mode binary",
 		"-t command/example-app/device1/set-led", "grant_type=password", `it'\''s data/demo.password`,
 	} {
 		if !strings.Contains(p.banner, want) {
