@@ -94,7 +94,7 @@ func demonstrate(t *testing.T, dir string, args ...string) *demonstration {
 
 func standaloneCommand(t *testing.T, dir string, args ...string) command {
 	t.Helper()
-	all := []string{"--mqtt-port", "0", "--kafka-port", "0", "--issuer-port", "0", "--admin-port", "0", "--data-dir", dir}
+	all := []string{"--mqtt-port", "0", "--websocket-port", "0", "--kafka-port", "0", "--issuer-port", "0", "--admin-port", "0", "--data-dir", dir}
 	return command{path: binary(t, "standalone"), args: append(all, args...)}
 }
 
@@ -289,7 +289,7 @@ func TestDemonstrationNamesAPortInUse(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = taken.Close() })
 	_, port, _ := net.SplitHostPort(taken.Addr().String())
-	for _, flag := range []string{"--mqtt-port", "--kafka-port", "--issuer-port", "--admin-port"} {
+	for _, flag := range []string{"--mqtt-port", "--websocket-port", "--kafka-port", "--issuer-port", "--admin-port"} {
 		t.Run(flag, func(t *testing.T) {
 			t.Parallel()
 			code, _, stderr := run(t, standaloneCommand(t, t.TempDir(), flag, port))

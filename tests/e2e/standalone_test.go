@@ -38,7 +38,7 @@ command_ingress:
   commands: {topic: %s}
 `, strings.Join(brokers, ", "), provider.URL(), commands))
 	p := start(t, command{path: binary(t, "standalone"), args: []string{
-		"--config", file, "--data-dir", t.TempDir(), "--mqtt-port", "0", "--admin-port", "0",
+		"--config", file, "--data-dir", t.TempDir(), "--mqtt-port", "0", "--websocket-port", "0", "--admin-port", "0",
 	}})
 	p.line(t, "end of what there is to know", func(line string) bool { return line == lastLine })
 	addresses := map[string]string{}
