@@ -186,6 +186,8 @@ func TestPrintedLinesWork(t *testing.T) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
 		cmd.Dir = "../../../.." // the root of the repository
+		// The tests may run with the workspace switched off, whoever pastes does not.
+		cmd.Env = append(os.Environ(), "GOWORK=")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Errorf("%s: %v\n%s", line, err, out)
