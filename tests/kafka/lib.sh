@@ -6,6 +6,7 @@ KAFKA_VERSION=$(sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' "$KAFK
 KAFKA_CACHE=$(cd "$KAFKA_DIR/../.." && pwd)/.cache
 KAFKA_JARS=$KAFKA_CACHE/kafka-$KAFKA_VERSION
 KAFKA_RUN='' # the node's directory: configuration, data and log
+KAFKA_JAVA=() # how Java is started for it
 KAFKA_PID='' # the node's process, or
 KAFKA_CONTAINER='' # its container
 KAFKA_BROKERS='' # its address, for TEST_KAFKA_BROKERS
@@ -105,7 +106,7 @@ kafka_start() {
 kafka_ports() { GO111MODULE=off go run "$KAFKA_DIR/cmd/freeports/main.go" 2; }
 
 kafka_start_jars() {
-	local port controller java detach=()
+	local port controller
 	KAFKA_RUN=$(mktemp -d "${TMPDIR:-/tmp}/test-kafka.XXXXXX")
 	read -r -d '' port controller < <(kafka_ports) || true
 	[ -n "$controller" ] || return 1
@@ -116,14 +117,28 @@ kafka_start_jars() {
 		echo "controller.quorum.bootstrap.servers=127.0.0.1:$controller"
 		echo "log.dirs=$KAFKA_RUN/data"
 	} >"$KAFKA_RUN/server.properties"
-	java=("$(kafka_java)" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "-Xmx${TEST_KAFKA_HEAP:-256m}"
+	KAFKA_JAVA=("$(kafka_java)" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "-Xmx${TEST_KAFKA_HEAP:-256m}"
 		"-Dlog4j2.configurationFile=$KAFKA_DIR/log4j2.yaml" -cp "$KAFKA_JARS/*")
-	"${java[@]}" kafka.tools.StorageTool format --standalone -t MkU3OEVBNTcwNTJENDM2Qk \
+	"${KAFKA_JAVA[@]}" kafka.tools.StorageTool format --standalone -t MkU3OEVBNTcwNTJENDM2Qk \
 		-c "$KAFKA_RUN/server.properties" >"$KAFKA_RUN/kafka.log" 2>&1 || return 1
+	kafka_launch
+}
+
+# kafka_launch starts the node of kafka_start_jars, for the first time or after
+# kafka_kill.
+kafka_launch() {
+	local detach=()
 	# In a session of its own, so that Ctrl-C reaches the tests first.
 	if command -v setsid >/dev/null; then detach=(setsid); fi
-	${detach[@]+"${detach[@]}"} "${java[@]}" kafka.Kafka "$KAFKA_RUN/server.properties" >>"$KAFKA_RUN/kafka.log" 2>&1 &
+	${detach[@]+"${detach[@]}"} "${KAFKA_JAVA[@]}" kafka.Kafka "$KAFKA_RUN/server.properties" >>"$KAFKA_RUN/kafka.log" 2>&1 &
 	KAFKA_PID=$!
+}
+
+# kafka_kill ends the node without a word, and keeps its data.
+kafka_kill() {
+	kill -KILL "$KAFKA_PID"
+	wait "$KAFKA_PID" 2>/dev/null || true
+	KAFKA_PID=
 }
 
 kafka_start_image() {
