@@ -99,8 +99,13 @@ func (c *cluster) logged(t *testing.T, instance string, parts ...string) {
 
 func deployCluster(t *testing.T) (*cluster, account) {
 	t.Helper()
+	return deployClusterOn(t, testkit.Kafka(t))
+}
+
+func deployClusterOn(t *testing.T, brokers []string) (*cluster, account) {
+	t.Helper()
 	c := &cluster{dir: t.TempDir(), deployment: &deployment{
-		brokers: testkit.Kafka(t), issuer: testkit.Issuer(t, issuer.Config{}), commands: testkit.UniqueName(t),
+		brokers: brokers, issuer: testkit.Issuer(t, issuer.Config{}), commands: testkit.UniqueName(t),
 		processes: map[string]*process{}, files: map[string]string{},
 	}}
 	names := []string{"administration", "mqtt-frontend/mqtt", "mqtt-frontend-2/mqtt", "mqtt-frontend-2/http"}
@@ -117,8 +122,8 @@ func deployCluster(t *testing.T) (*cluster, account) {
 		text := fmt.Sprintf("admin: {address: %q}\ngrpc: %s\n", c.addresses[instance+"/http"], listen)
 		kafka := "kafka: {brokers: [" + strings.Join(c.brokers, ", ") + "]}\n"
 		switch serviceOf(instance) {
-		case "event-fanout":
-			text += kafka
+		case "event-fanout": // Kafka gives up a killed instance soon.
+			text += kafka + "share: {session_timeout: 6s}\n"
 		case "command-ingress":
 			text += kafka + "commands: {topic: " + c.commands + "}\n"
 		case "authorization":
