@@ -78,7 +78,12 @@ func Setup(ctx context.Context, service Service, environ []string) (*Providers, 
 	if autoexport.IsNoneSpanExporter(exporter) {
 		return p, nil
 	}
-	tracer := sdktrace.NewTracerProvider(sdktrace.WithResource(res), sdktrace.WithBatcher(exporter))
+	sampler, err := samplerOf(environ)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("set up traces: %w", err), exporter.Shutdown(ctx), p.Shutdown(ctx))
+	}
+	tracer := sdktrace.NewTracerProvider(sdktrace.WithResource(res), sdktrace.WithBatcher(exporter),
+		sdktrace.WithSampler(untrusting{sampler}))
 	p.Tracer = tracer
 	p.shutdown = append(p.shutdown, tracer.Shutdown)
 	return p, nil
