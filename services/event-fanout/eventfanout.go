@@ -18,6 +18,7 @@ import (
 	"mqtt-integration/libs/cloudevent"
 	"mqtt-integration/libs/daemon"
 	"mqtt-integration/libs/grpcserver"
+	"mqtt-integration/libs/telemetry"
 	adminv1 "mqtt-integration/proto/gen/mqttintegration/admin/v1"
 	eventsv1 "mqtt-integration/proto/gen/mqttintegration/events/v1"
 	"mqtt-integration/services/event-fanout/internal/commit"
@@ -66,6 +67,9 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) (err error) {
 	decoder := &tail.Decoder{
 		Options:  cloudevent.Options{SkipForeign: cfg.Events.NonCloudEvents == Skip},
 		MaxBytes: int(cfg.Events.MaxBytes), Records: counters.records,
+	}
+	if telemetry.Records(env.Tracer) {
+		decoder.Tracer = env.Tracer.Tracer(scope)
 	}
 	budget := tail.NewBudget(int64(cfg.Ring.Memory))
 	tails, err := tail.New(tail.Config{

@@ -7,6 +7,7 @@ import (
 	"github.com/IBM/sarama"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"mqtt-integration/libs/cloudevent"
 )
@@ -19,6 +20,8 @@ type Decoder struct {
 	MaxBytes int
 	// Records counts decoded records by "outcome", and may be nil.
 	Records metric.Int64Counter
+	// Tracer records a span for each record that is read, and may be nil.
+	Tracer trace.Tracer
 }
 
 const tooLarge = "too_large"
@@ -33,18 +36,32 @@ type outcomes struct {
 // decode returns the event in a record and its serialised size, and false for
 // what is to be passed.
 func (o *outcomes) decode(record *cloudevent.Record) (event cloudevent.Event, size int, deliver bool) {
+	var began time.Time
+	traced := o.decoder.Tracer != nil
+	if traced {
+		began = time.Now()
+	}
 	event, result := cloudevent.Decode(record, o.decoder.Options)
-	if !result.Verdict.Deliverable() {
-		o.verdicts[result.Verdict]++
-		return event, 0, false
+	deliver = result.Verdict.Deliverable()
+	outcome := ""
+	if deliver {
+		size = event.WireSize()
 	}
-	size = event.WireSize()
 	if size > o.decoder.MaxBytes {
+		deliver, outcome = false, tooLarge
 		o.large++
-		return event, size, false
+	} else {
+		o.verdicts[result.Verdict]++
 	}
-	o.verdicts[result.Verdict]++
-	return event, size, true
+	// What is not for anybody leaves no trace.
+	if traced && (deliver || outcome == tooLarge || result.Verdict == cloudevent.Undeliverable) {
+		if outcome == "" {
+			outcome = result.Verdict.String()
+		}
+		o.trace(began, record, &event, outcome, deliver)
+		size = event.WireSize()
+	}
+	return event, size, deliver
 }
 
 func (o *outcomes) flush() {

@@ -221,12 +221,12 @@ func (r *reader) consume(ctx context.Context, log *slog.Logger, consumer sarama.
 				}
 				return nil
 			}
-			r.take(message)
+			r.take(message) //nolint:contextcheck // a span has the context of its record
 			for n := 1; n < batch; n++ {
 				select {
 				case message, ok = <-messages:
 					if ok {
-						r.take(message)
+						r.take(message) //nolint:contextcheck // a span has the context of its record
 						continue
 					}
 				default:
