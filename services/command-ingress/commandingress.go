@@ -51,6 +51,7 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 	service, err := server.New(server.Config{
 		InstanceID:  instanceID(cfg.InstanceID),
 		Instance:    cfg.Commands.Instance,
+		Topic:       cfg.Commands.Topic,
 		MaxStreams:  cfg.Streams.Max,
 		MaxInFlight: cfg.Streams.MaxInFlight,
 	}, writer, env)

@@ -26,6 +26,8 @@ type Config struct {
 	InstanceID string
 	// Instance is the CloudEvents attribute of this name.
 	Instance string
+	// Topic is where commands go, for the spans of traces.
+	Topic string
 	// MaxStreams is the number of streams of all frontends, MaxInFlight that of
 	// commands without a result on each.
 	MaxStreams, MaxInFlight int

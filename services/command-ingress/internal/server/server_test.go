@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	oteltrace "go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -483,7 +484,7 @@ func TestRecordsCarryTheContextOfOurSpan(t *testing.T) {
 	publish := func(t *testing.T, env daemon.Env) *fake {
 		t.Helper()
 		f := newFake()
-		_, service := start(t, server.Config{MaxStreams: 1, MaxInFlight: 10}, f, env)
+		_, service := start(t, server.Config{MaxStreams: 1, MaxInFlight: 10, Topic: "iot-commands"}, f, env)
 		c := open(t, service)
 		frame := commands(1)
 		frame.GetCommands().GetCommands()[0].Traceparent = parent
@@ -513,6 +514,9 @@ func TestRecordsCarryTheContextOfOurSpan(t *testing.T) {
 		span := exported[0]
 		if want := "00-0af7651916cd43dd8448eb211c80319c-" + span.SpanContext.SpanID().String() + "-01"; got["traceparent"] != want || got["tracestate"] != "a=b" {
 			t.Errorf("headers = %v, want %s", got, want)
+		}
+		if span.Name != "send iot-commands" || span.SpanKind != oteltrace.SpanKindProducer {
+			t.Errorf("span %q of kind %v", span.Name, span.SpanKind)
 		}
 		if span.Parent.SpanID().String() != "b7ad6b7169203331" {
 			t.Errorf("parent = %v, want the frontend's span", span.Parent)

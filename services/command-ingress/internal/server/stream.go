@@ -7,14 +7,14 @@ import (
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	otelcodes "go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"mqtt-integration/libs/telemetry"
 	commandsv1 "mqtt-integration/proto/gen/mqttintegration/commands/v1"
 	"mqtt-integration/services/command-ingress/internal/producer"
 	"mqtt-integration/services/command-ingress/internal/record"
@@ -300,7 +300,7 @@ func (s *stream) queue(correlation uint64, code commandsv1.ResultStatus, message
 func end(span trace.Span, code commandsv1.ResultStatus, message string) {
 	if code != commandsv1.ResultStatus_RESULT_STATUS_OK {
 		span.SetStatus(otelcodes.Error, message)
-		span.SetAttributes(attribute.String("error.type", outcomeName(code)))
+		span.SetAttributes(semconv.ErrorTypeKey.String(outcomeName(code)))
 	}
 	span.End()
 }
@@ -309,17 +309,18 @@ func end(span trace.Span, code commandsv1.ResultStatus, message string) {
 // command, from where it goes into the record's headers. Where nothing is traced,
 // the context that the frontend sent stays as it is.
 func (s *stream) startSpan(c *commandsv1.Command) trace.Span {
-	carrier := propagation.MapCarrier{}
 	ctx := context.Background()
-	if c.GetTraceparent() != "" {
-		carrier.Set("traceparent", c.GetTraceparent())
-		carrier.Set("tracestate", c.GetTracestate())
-		ctx = propagation.TraceContext{}.Extract(ctx, carrier)
+	if parent := telemetry.ParseTraceContext(c.GetTraceparent(), c.GetTracestate()); parent.IsValid() {
+		ctx = trace.ContextWithRemoteSpanContext(ctx, parent)
 	}
-	ctx, span := s.server.tracer.Start(ctx, "send command", trace.WithSpanKind(trace.SpanKindProducer))
+	_, span := s.server.tracer.Start(ctx, "send "+s.server.cfg.Topic, trace.WithSpanKind(trace.SpanKindProducer))
 	if span.IsRecording() {
-		propagation.TraceContext{}.Inject(ctx, carrier)
-		c.Traceparent, c.Tracestate = carrier.Get("traceparent"), carrier.Get("tracestate")
+		span.SetAttributes(
+			semconv.MessagingSystemKafka, semconv.MessagingOperationName("send"), semconv.MessagingOperationTypeSend,
+			semconv.MessagingDestinationName(s.server.cfg.Topic), semconv.MessagingMessageID(c.GetId()),
+			semconv.MessagingMessageBodySize(len(c.GetPayload())),
+		)
+		c.Traceparent, c.Tracestate = telemetry.FormatTraceContext(span.SpanContext())
 	}
 	return span
 }
