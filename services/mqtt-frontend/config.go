@@ -119,6 +119,10 @@ type CommandsConfig struct {
 	Rejected311 string `yaml:"rejected_311"`
 	// AuthContext adds to the commands who sent them (CloudEvents Auth Context).
 	AuthContext bool `yaml:"auth_context"`
+	// TrustRemoteSampling lets the sampled flag of a client's traceparent decide
+	// whether its command is recorded as a trace. Without, which is the default,
+	// the sampler of this process does: clients could have everything recorded.
+	TrustRemoteSampling bool `yaml:"trust_remote_sampling"`
 }
 
 // DefaultConfig returns the defaults: MQTT on 127.0.0.1:1883, the other services

@@ -177,6 +177,7 @@ func settings(cfg *Config) session.Settings {
 		SubscribeTimeout: cfg.MQTT.SubscribeTimeout, CommandTimeout: cfg.CommandIngress.Deadline,
 		WriteTimeout: cfg.MQTT.WriteTimeout, TokenGrace: cfg.MQTT.TokenGrace,
 		AcknowledgeRejected: cfg.Commands.Rejected311 == RejectedAcknowledge, AuthContext: cfg.Commands.AuthContext,
+		TrustRemoteSampling: cfg.Commands.TrustRemoteSampling,
 	}
 }
 

@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
 	"mqtt-integration/libs/daemon"
 	"mqtt-integration/libs/discovery"
+	"mqtt-integration/libs/telemetry"
 )
 
 // Client holds the streams. All methods are safe for concurrent use.
@@ -21,6 +23,7 @@ type Client struct {
 	frontendID string
 	logger     *slog.Logger
 	metrics    *metrics
+	tracer     trace.Tracer // nil: nothing is recorded
 	env        daemon.Env
 	opts       []grpc.DialOption
 	began      time.Time
@@ -56,6 +59,9 @@ func New(cfg Config, frontendID string, env daemon.Env, opts ...grpc.DialOption)
 	}
 	c := newClient(cfg, instruments)
 	c.frontendID, c.logger, c.env, c.opts, c.poller = frontendID, env.Logger, env, opts, poller
+	if telemetry.Records(env.Tracer) {
+		c.tracer = env.Tracer.Tracer("mqtt-frontend/delivery")
+	}
 	c.view = poller.View()
 	for _, i := range c.view.Instances() {
 		one, err := c.newInstance(i)

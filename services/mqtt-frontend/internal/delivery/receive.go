@@ -329,7 +329,7 @@ func (g *grouping) parse(ctx context.Context, deliveries []*eventsv1.Delivery) {
 				continue
 			}
 		}
-		e, err := event.New(d.GetEvent())
+		e, err := event.New(d.GetEvent(), g.lane.client.tracer)
 		if err != nil {
 			// Nothing can be done with it, here or elsewhere: it is passed.
 			g.lane.client.metrics.undeliverable.Add(ctx, 1)

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"mqtt-integration/libs/cloudevent"
 )
 
@@ -23,15 +25,18 @@ const (
 type Shared struct {
 	event   cloudevent.Event
 	size    int
+	tracer  trace.Tracer // nil: nothing is recorded
 	encoded [forms]atomic.Pointer[Encoded]
 
 	mu      sync.Mutex // held while a form is made
 	payload []byte     // of structured mode, once it was needed
+	sending *sending   // of structured mode, once it was needed
 }
 
 // New reads an event in the wire form of package cloudevent. The bytes belong to
-// the event from then on.
-func New(wire []byte) (*Shared, error) {
+// the event from then on. With a tracer, which may be nil, a span is recorded for
+// each content mode in which the event is sent.
+func New(wire []byte, tracer trace.Tracer) (*Shared, error) {
 	e, err := cloudevent.ParseWire(wire)
 	if err != nil {
 		return nil, err
@@ -39,17 +44,12 @@ func New(wire []byte) (*Shared, error) {
 	if len(e.Attributes) == 0 && e.Structured == nil {
 		return nil, errors.New("parse event: it has neither attributes nor a structured form")
 	}
-	return &Shared{event: e, size: len(wire)}, nil
+	return &Shared{event: e, size: len(wire), tracer: tracer}, nil
 }
 
 // Size is the number of bytes of the wire form, in which delivery windows are
 // counted.
 func (s *Shared) Size() int { return s.size }
-
-// TraceParent and TraceState of the record that the event came in, empty without.
-func (s *Shared) TraceParent() (parent, state string) {
-	return s.event.TraceParent, s.event.TraceState
-}
 
 // Publish returns the PUBLISH packet of the event for a content mode, an MQTT
 // protocol level (4 or 5) and the application that was subscribed to. Level 4
@@ -78,6 +78,13 @@ func (s *Shared) Publish(binary bool, level byte, application string) *Encoded {
 
 // encode makes a form. The caller holds mu.
 func (s *Shared) encode(form int, application string) *Encoded {
+	out, span := s.begin(form == binary5)
+	e := s.encodeWith(form, application, out)
+	end(span, e)
+	return e
+}
+
+func (s *Shared) encodeWith(form int, application string, out *sending) *Encoded {
 	head, err := appendString(nil, "app/"+application)
 	if err != nil {
 		return undeliverable(fmt.Errorf("topic: %w", err))
@@ -85,10 +92,12 @@ func (s *Shared) encode(form int, application string) *Encoded {
 	e := &Encoded{topicSize: len(head), hasProperties: form != structured4}
 	switch form {
 	case binary5:
-		head, err = s.binaryProperties(head, e)
+		head, err = s.binaryProperties(head, e, out)
 	case structured5:
 		head = append(head, propertyPayloadFormat, 1, propertyContentType)
-		head, err = appendString(head, cloudevent.ContentTypeStructured)
+		if head, err = appendString(head, cloudevent.ContentTypeStructured); err == nil {
+			head, err = out.appendProperties(head)
+		}
 		fallthrough
 	default:
 		e.payload = s.structured()
@@ -115,8 +124,8 @@ func (s *Shared) structured() []byte {
 }
 
 // binaryProperties appends the properties of binary mode to head, and sets the
-// payload.
-func (s *Shared) binaryProperties(head []byte, e *Encoded) ([]byte, error) {
+// payload. A trace context of the event itself is its producer's, and stays.
+func (s *Shared) binaryProperties(head []byte, e *Encoded, out *sending) ([]byte, error) {
 	expanded := s.event // a copy: others may read the event at the same time
 	if err := expanded.Expand(); err != nil {
 		return nil, fmt.Errorf("expand structured event: %w", err)
@@ -129,7 +138,9 @@ func (s *Shared) binaryProperties(head []byte, e *Encoded) ([]byte, error) {
 			return nil, fmt.Errorf("datacontenttype: %w", err)
 		}
 	}
+	own := false
 	for name, value := range expanded.Properties() {
+		own = own || name == traceParentName || name == traceStateName
 		head = append(head, propertyUser)
 		if head, err = appendString(head, name); err != nil {
 			return nil, fmt.Errorf("attribute name %.40q: %w", name, err)
@@ -138,5 +149,8 @@ func (s *Shared) binaryProperties(head []byte, e *Encoded) ([]byte, error) {
 			return nil, fmt.Errorf("attribute %.40q: %w", name, err)
 		}
 	}
-	return head, nil
+	if own {
+		return head, nil
+	}
+	return out.appendProperties(head)
 }

@@ -15,7 +15,7 @@ import (
 
 func newEvent(tb testing.TB, e cloudevent.Event) *event.Shared {
 	tb.Helper()
-	s, err := event.New(e.AppendWire(make([]byte, 0, e.WireSize())))
+	s, err := event.New(e.AppendWire(make([]byte, 0, e.WireSize())), nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestUndeliverable(t *testing.T) {
 func TestNewRefusesWhatIsNoEvent(t *testing.T) {
 	t.Parallel()
 	for _, wire := range []string{"", "\xff\xff", "\x18\x01"} {
-		if _, err := event.New([]byte(wire)); err == nil {
+		if _, err := event.New([]byte(wire), nil); err == nil {
 			t.Errorf("New(%q) has no error", wire)
 		}
 	}

@@ -85,7 +85,7 @@ func newEvent(tb testing.TB, size int) *event.Shared {
 		},
 		Data: bytes.Repeat([]byte("x"), size), Kind: cloudevent.Text,
 	}
-	s, err := event.New(e.AppendWire(nil))
+	s, err := event.New(e.AppendWire(nil), nil)
 	if err != nil {
 		tb.Fatal(err)
 	}

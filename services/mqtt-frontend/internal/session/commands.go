@@ -35,13 +35,15 @@ func (s *Session) Publish(p *wire.Publish) {
 	if !s.admissible(p) {
 		return
 	}
-	slot := s.acks.reserve(p)
+	a := &attempt{publish: p, slot: s.acks.reserve(p), trace: s.startTrace(p)}
 	target, code, reason := s.judge(p)
 	if code != wire.Success {
-		s.settle(p, slot, code, reason)
+		s.settle(a, code, reason)
 		return
 	}
-	s.send(&attempt{publish: p, slot: slot, command: s.command(p, target), deadline: time.Now().Add(s.manager.settings.CommandTimeout)})
+	a.command, a.deadline = s.command(p, target), time.Now().Add(s.manager.settings.CommandTimeout)
+	a.trace.travel(a.command)
+	s.send(a)
 }
 
 // admissible checks what ends the connection, and resolves the topic alias.
@@ -125,9 +127,6 @@ func (s *Session) command(p *wire.Publish, target commandTarget) *commandsv1.Com
 	return c
 }
 
-// traceProperties are about the trace, not about the command.
-var traceProperties = []string{"traceparent", "tracestate", "baggage"}
-
 func (s *Session) authContext() (authType, authID string) {
 	id := s.key.issuer + "/" + s.key.subject
 	switch s.identity.Kind {
@@ -144,6 +143,7 @@ func (s *Session) authContext() (authType, authID string) {
 type attempt struct {
 	publish  *wire.Publish
 	slot     *slot
+	trace    commandTrace
 	command  *commandsv1.Command
 	deadline time.Time
 	stalled  bool // nothing is read until it has its result
@@ -183,7 +183,7 @@ func (s *Session) finish(a *attempt, code wire.Code, reason string) {
 	if a.stalled {
 		s.acks.stall(-1)
 	}
-	s.settle(a.publish, a.slot, code, reason)
+	s.settle(a, code, reason)
 }
 
 // later tries a command of a client of MQTT 3.1.1 again, from which nothing is
@@ -202,9 +202,10 @@ func (s *Session) later(a *attempt) {
 	})
 }
 
-func (s *Session) settle(p *wire.Publish, slot *slot, code wire.Code, reason string) {
-	s.manager.metrics.published(s.conn.Context(), p.QoS, code)
-	s.acks.settle(p, slot, code, reason)
+func (s *Session) settle(a *attempt, code wire.Code, reason string) {
+	s.manager.metrics.published(s.conn.Context(), a.publish.QoS, code)
+	s.acks.settle(a.publish, a.slot, code, reason)
+	a.trace.end(code, reason)
 }
 
 // acknowledge sends the acknowledgement of a slot. It reports false when the

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
 
 	"mqtt-integration/libs/cloudevent"
@@ -55,6 +56,11 @@ func defaults() session.Settings {
 
 func newFrontend(tb testing.TB, change ...func(*session.Settings)) *frontend {
 	tb.Helper()
+	return newTracedFrontend(tb, nil, change...)
+}
+
+func newTracedFrontend(tb testing.TB, tracer trace.TracerProvider, change ...func(*session.Settings)) *frontend {
+	tb.Helper()
 	settings := defaults()
 	for _, f := range change {
 		f(&settings)
@@ -63,9 +69,10 @@ func newFrontend(tb testing.TB, change ...func(*session.Settings)) *frontend {
 		t: tb, access: newFakeAccess(), events: &fakeEvents{}, commands: &fakeCommands{}, log: &logBuffer{},
 	}
 	logger := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	env := daemon.Env{Logger: logger, Tracer: tracer}.Complete()
 	var err error
 	f.manager, err = session.NewManager(settings, session.Deps{
-		Access: f.access, Commands: f.commands, Events: f.events, Env: daemon.NewEnv(logger),
+		Access: f.access, Commands: f.commands, Events: f.events, Env: env,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -353,7 +360,7 @@ func newEvent(tb testing.TB, data string) *event.Shared {
 		},
 		Data: []byte(data), Kind: cloudevent.JSON,
 	}
-	shared, err := event.New(e.AppendWire(nil))
+	shared, err := event.New(e.AppendWire(nil), nil)
 	if err != nil {
 		tb.Fatal(err)
 	}

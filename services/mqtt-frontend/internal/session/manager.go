@@ -6,7 +6,10 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"mqtt-integration/libs/daemon"
+	"mqtt-integration/libs/telemetry"
 	authorizationv1 "mqtt-integration/proto/gen/mqttintegration/authorization/v1"
 	commandsv1 "mqtt-integration/proto/gen/mqttintegration/commands/v1"
 	"mqtt-integration/services/mqtt-frontend/internal/access"
@@ -16,7 +19,7 @@ import (
 )
 
 // Settings bound what a session may do. All but AuthContext, TokenGrace,
-// MaxKeepAlive and AcknowledgeRejected are required.
+// MaxKeepAlive, AcknowledgeRejected and TrustRemoteSampling are required.
 type Settings struct {
 	// MaxConnections that have sent CONNECT.
 	MaxConnections int
@@ -43,6 +46,9 @@ type Settings struct {
 	AcknowledgeRejected bool
 	// AuthContext tells consumers of commands who sent them.
 	AuthContext bool
+	// TrustRemoteSampling lets clients decide whether their commands are recorded
+	// as traces.
+	TrustRemoteSampling bool
 }
 
 // authority decides.
@@ -89,6 +95,7 @@ type Manager struct {
 	deps     Deps
 	logger   *slog.Logger
 	metrics  *metrics
+	tracer   trace.Tracer // nil: nothing is recorded
 
 	mu        sync.Mutex
 	draining  bool
@@ -110,6 +117,9 @@ func NewManager(settings Settings, deps Deps) (*Manager, error) {
 	var err error
 	if m.metrics, err = newMetrics(deps.Env.Meter); err != nil {
 		return nil, err
+	}
+	if telemetry.Records(deps.Env.Tracer) {
+		m.tracer = deps.Env.Tracer.Tracer("mqtt-integration/services/mqtt-frontend")
 	}
 	return m, nil
 }
