@@ -295,6 +295,9 @@ type part struct {
 func (r *run) env(service string) daemon.Env {
 	env := daemon.NewEnv(r.opts.Logger.With(slog.String("service", service)))
 	env.Listen = r.listeners.listen
+	if r.opts.Tracer != nil {
+		env.Tracer = r.opts.Tracer(service)
+	}
 	return env
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"mqtt-integration/libs/testkit/issuer"
 )
 
@@ -34,6 +36,8 @@ const (
 type Options struct {
 	// Logger gets what the services log. Nil discards it.
 	Logger *slog.Logger
+	// Tracer makes the tracers of a service. Nil: nothing is traced.
+	Tracer func(service string) trace.TracerProvider
 	// Progress is told, in words for people, what is being done. It must not
 	// block.
 	Progress func(text string)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -33,6 +34,8 @@ type Options struct {
 	// Configure changes the configuration of everything. Kafka, the topic of
 	// commands and the ports are set before.
 	Configure func(*standalone.Config)
+	// Tracer makes the tracers of a service. Nil: nothing is traced.
+	Tracer func(service string) trace.TracerProvider
 }
 
 // System is a running system. Its methods may be used from several goroutines,
@@ -78,7 +81,7 @@ func Start(tb testing.TB, opts Options) *System {
 
 	// It is stopped by the clean-up, not by the end of the test's context, which
 	// comes before.
-	running, err := standalone.Start(context.WithoutCancel(tb.Context()), cfg, standalone.Options{Logger: logger(tb)})
+	running, err := standalone.Start(context.WithoutCancel(tb.Context()), cfg, standalone.Options{Logger: logger(tb), Tracer: opts.Tracer})
 	if err != nil {
 		tb.Fatalf("start the system: %v", err)
 	}
