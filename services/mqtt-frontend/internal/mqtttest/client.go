@@ -295,3 +295,6 @@ func Publish(level, qos byte, id uint16, topic, payload string) []byte {
 
 // Puback is a PUBACK packet with success.
 func Puback(id uint16) []byte { return binary.BigEndian.AppendUint16([]byte{0x40, 2}, id) }
+
+// Pubrel is a PUBREL packet with success.
+func Pubrel(id uint16) []byte { return binary.BigEndian.AppendUint16([]byte{0x62, 2}, id) }

@@ -2,12 +2,14 @@ package session
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"mqtt-integration/services/mqtt-frontend/internal/wire"
 )
 
-// acks keeps the acknowledgements of PUBLISH packets in the order of the packets.
+// acks keeps the acknowledgements of PUBLISH packets in the order of the packets,
+// and the packet identifiers that their sender has not released yet.
 type acks struct {
 	session *Session
 	limit   int
@@ -15,18 +17,22 @@ type acks struct {
 	mu        sync.Mutex
 	changed   sync.Cond // less is pending, held or stalled, or closed
 	pending   []*slot
-	unsettled int // commands without a result, of any QoS
-	held      int // what these take of maxHeld
-	stalled   int // commands that wait to be tried again
+	received  idSet // QoS 2: PUBREC with success was sent, PUBREL has not come
+	unsettled int   // commands without a result, of any QoS
+	held      int   // what these take of maxHeld
+	stalled   int   // commands that wait to be tried again
 	closed    bool
 }
 
 // slot is the place of one PUBLISH packet in the order.
 type slot struct {
 	id     uint16
+	qos    byte
 	done   bool
 	code   wire.Code
 	reason string
+	// repeated is only there to be acknowledged again.
+	repeated bool
 }
 
 func (a *acks) init(s *Session, limit int) {
@@ -58,16 +64,9 @@ func (a *acks) room(ctx context.Context, p *wire.Publish) bool {
 	return ctx.Err() == nil
 }
 
-// full reports whether the client has used up our Receive Maximum.
-func (a *acks) full() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.pending) >= a.limit
-}
-
 // wait blocks while the client, which has no Receive Maximum in MQTT 3.1.1, has
-// too much unacknowledged, or a command waits to be tried again. It reports false
-// when the connection ended.
+// too much without a result, or a command waits to be tried again. It reports false
+// when the connection ended. PUBREL is not waited for: we have to read it.
 func (a *acks) wait(ctx context.Context) bool {
 	a.until(ctx, func() bool { return len(a.pending) < a.limit && a.stalled == 0 })
 	return ctx.Err() == nil
@@ -91,18 +90,76 @@ func (a *acks) until(ctx context.Context, done func() bool) {
 	}
 }
 
+// place is what there is for a PUBLISH packet.
+type place uint8
+
+const (
+	placeNew      place = iota // a place in the order, with QoS 0 none
+	placeRepeated              // it was here before, and is answered
+	placeInUse                 // a place, but the packet identifier is that of another one
+	placeFull                  // none: our Receive Maximum is exceeded
+)
+
 // reserve takes the next place. QoS 0 has none, and nil is returned.
-func (a *acks) reserve(p *wire.Publish) *slot {
+func (a *acks) reserve(p *wire.Publish, maximum bool) (*slot, place) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if p.QoS == 0 {
+		a.unsettled++
+		a.held += held(p)
+		return nil, placeNew
+	}
+	result := placeNew
+	for _, s := range a.pending {
+		switch {
+		case s.id != p.PacketID:
+		case s.qos == 2 && p.QoS == 2: // whatever DUP says [MQTT-4.3.3-10]: its PUBREC is on its way
+			return nil, placeRepeated
+		case s.qos != p.QoS:
+			result = placeInUse
+		}
+	}
+	if a.received.has(p.PacketID) {
+		if p.QoS == 2 {
+			a.pending = append(a.pending, &slot{id: p.PacketID, qos: 2, done: true, repeated: true})
+			a.sendLocked()
+			return nil, placeRepeated
+		}
+		result = placeInUse
+	}
+	if maximum && a.usedLocked() >= a.limit {
+		return nil, placeFull
+	}
 	a.unsettled++
 	a.held += held(p)
-	if p.QoS == 0 {
-		return nil
+	s := &slot{id: p.PacketID, qos: p.QoS}
+	a.pending = append(a.pending, s)
+	return s, result
+}
+
+// usedLocked is how much of our Receive Maximum the client has used up. PUBREC does
+// not give anything back, unless it says no.
+func (a *acks) usedLocked() int {
+	n := a.received.n
+	for _, s := range a.pending {
+		if !s.repeated {
+			n++
+		}
 	}
-	slot := &slot{id: p.PacketID}
-	a.pending = append(a.pending, slot)
-	return slot
+	return n
+}
+
+// release ends QoS 2 for a packet identifier. It reports false when it has not
+// begun.
+func (a *acks) release(id uint16) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.received.remove(id) {
+		return false
+	}
+	// Who releases it has had PUBREC, and may use it for something else now.
+	a.pending = slices.DeleteFunc(a.pending, func(s *slot) bool { return s.repeated && s.id == id })
+	return true
 }
 
 // settle sends the acknowledgement, once those before it have been sent.
@@ -116,12 +173,20 @@ func (a *acks) settle(p *wire.Publish, slot *slot, code wire.Code, reason string
 		return
 	}
 	slot.done, slot.code, slot.reason = true, code, reason
+	a.sendLocked()
+}
+
+// sendLocked sends the acknowledgements that are due.
+func (a *acks) sendLocked() {
 	sent := 0
 	for _, p := range a.pending {
 		if !p.done {
 			break
 		}
 		sent++
+		if p.qos == 2 && !p.repeated && !a.session.refuses(p) {
+			a.received.add(p.id) // before the client can answer
+		}
 		if !a.session.acknowledge(p) {
 			break
 		}
@@ -149,6 +214,41 @@ func (a *acks) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.closed = true
-	a.pending = nil
+	a.pending, a.received = nil, idSet{}
 	a.changed.Broadcast()
+}
+
+// idSet is a set of packet identifiers, of 8 KiB at most. The zero value is empty.
+type idSet struct {
+	n    int
+	bits []uint64
+}
+
+func (s *idSet) has(id uint16) bool {
+	return int(id/64) < len(s.bits) && s.bits[id/64]&(1<<(id%64)) != 0
+}
+
+func (s *idSet) add(id uint16) {
+	if s.has(id) {
+		return
+	}
+	if short := int(id/64) + 1 - len(s.bits); short > 0 {
+		s.bits = append(s.bits, make([]uint64, short)...)
+	}
+	s.bits[id/64] |= 1 << (id % 64)
+	s.n++
+}
+
+// keptIDs is the size in words up to which an empty set keeps its memory.
+const keptIDs = 16
+
+func (s *idSet) remove(id uint16) bool {
+	if !s.has(id) {
+		return false
+	}
+	s.bits[id/64] &^= 1 << (id % 64)
+	if s.n--; s.n == 0 && len(s.bits) > keptIDs {
+		s.bits = nil
+	}
+	return true
 }

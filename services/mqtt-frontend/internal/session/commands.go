@@ -35,7 +35,27 @@ func (s *Session) Publish(p *wire.Publish) {
 	if !s.admissible(p) {
 		return
 	}
-	a := &attempt{publish: p, slot: s.acks.reserve(p), trace: s.startTrace(p)}
+	slot, place := s.acks.reserve(p, s.level >= wire.Level5)
+	switch place {
+	case placeNew:
+	case placeRepeated:
+		return
+	case placeFull:
+		s.conn.End(wire.End{
+			Label: "receive_maximum", Code: wire.ReceiveMaximumExceeded, Reason: "more unacknowledged PUBLISH packets than the receive maximum",
+		})
+		return
+	case placeInUse:
+		if s.level < wire.Level5 {
+			s.conn.End(wire.End{Label: "protocol_error", Code: wire.ProtocolError, Reason: "packet identifier in use"})
+			return
+		}
+	}
+	a := &attempt{publish: p, slot: slot, trace: s.startTrace(p)}
+	if place == placeInUse {
+		s.settle(a, wire.PacketIdentifierInUse, "packet identifier in use")
+		return
+	}
 	target, code, reason := s.judge(p)
 	if code != wire.Success {
 		s.settle(a, code, reason)
@@ -49,19 +69,11 @@ func (s *Session) Publish(p *wire.Publish) {
 // admissible checks what ends the connection, and resolves the topic alias.
 func (s *Session) admissible(p *wire.Publish) bool {
 	switch {
-	case p.QoS == 2:
-		s.conn.End(wire.End{Label: labelUnsupported, Code: wire.QoSNotSupported, Reason: "QoS 2 is not supported yet"})
-		return false
 	case p.Retain && s.level >= wire.Level5:
 		s.conn.End(wire.End{Label: labelUnsupported, Code: wire.RetainNotSupported, Reason: "nothing is retained"})
 		return false
 	case s.level < wire.Level5:
 		return s.acks.wait(s.conn.Context())
-	case p.QoS > 0 && s.acks.full():
-		s.conn.End(wire.End{
-			Label: "receive_maximum", Code: wire.ReceiveMaximumExceeded, Reason: "more unacknowledged PUBLISH packets than the receive maximum",
-		})
-		return false
 	case p.TopicAlias == 0:
 		return true
 	case p.Topic != "":
@@ -208,20 +220,44 @@ func (s *Session) settle(a *attempt, code wire.Code, reason string) {
 	a.trace.end(code, reason)
 }
 
+// Release implements wire.Handler: PUBREL ends QoS 2, for good or for what was not
+// begun.
+func (s *Session) Release(id uint16) {
+	code := wire.Success
+	if !s.acks.release(id) {
+		code = wire.PacketIdentifierNotFound
+	}
+	s.conn.Pubcomp(id, code)
+}
+
+// refuses reports whether the acknowledgement of a slot says no, or is not sent:
+// with QoS 2, PUBREL does not follow.
+func (s *Session) refuses(p *slot) bool {
+	return p.code.Refused() && (s.level >= wire.Level5 || forNow(p.code) || !s.manager.settings.AcknowledgeRejected)
+}
+
+// forNow reports whether a command that was not accepted may be if it is sent again.
+func forNow(code wire.Code) bool {
+	return code == wire.ImplementationSpecificError || code == wire.QuotaExceeded
+}
+
 // acknowledge sends the acknowledgement of a slot. It reports false when the
-// connection was ended instead: MQTT 3.1.1 has no negative acknowledgement.
+// connection was ended instead: MQTT 3.1.1 has no negative acknowledgement. What
+// failed for now is to be sent again. What always will, only if the configuration
+// does not say that it is to be acknowledged.
 func (s *Session) acknowledge(p *slot) bool {
-	if p.code == wire.Success || s.level >= wire.Level5 {
-		s.conn.Puback(p.id, p.code, p.reason)
-		return true
+	code, reason := p.code, p.reason
+	if s.level < wire.Level5 {
+		if s.refuses(p) {
+			s.conn.End(wire.End{Label: labelCommand, Code: code, Reason: reason})
+			return false
+		}
+		code, reason = wire.Success, ""
 	}
-	// What failed for now is to be sent again. What always will, only if the
-	// configuration does not say that it is to be acknowledged.
-	forNow := p.code == wire.ImplementationSpecificError || p.code == wire.QuotaExceeded
-	if !forNow && s.manager.settings.AcknowledgeRejected {
-		s.conn.Puback(p.id, wire.Success, "")
-		return true
+	if p.qos == 2 {
+		s.conn.Pubrec(p.id, code, reason)
+	} else {
+		s.conn.Puback(p.id, code, reason)
 	}
-	s.conn.End(wire.End{Label: labelCommand, Code: p.code, Reason: p.reason})
-	return false
+	return true
 }

@@ -20,17 +20,17 @@ import (
 
 const topic = "command/a/dev/reboot"
 
-func publish(p packets.Properties, payload string) func(level byte) []byte {
-	return func(level byte) []byte {
+func publish(p packets.Properties, payload string) func(level, qos byte) []byte {
+	return func(level, qos byte) []byte {
 		return mqtttest.Encode(level, packets.Packet{
-			FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, PacketID: 9, TopicName: topic,
+			FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos}, PacketID: 9, TopicName: topic,
 			Payload: []byte(payload), Properties: p,
 		})
 	}
 }
 
-func plain(topic string) func(level byte) []byte {
-	return func(level byte) []byte { return mqtttest.Publish(level, 1, 9, topic, "{}") }
+func plain(topic string) func(level, qos byte) []byte {
+	return func(level, qos byte) []byte { return mqtttest.Publish(level, qos, 9, topic, "{}") }
 }
 
 func TestOutcomesOfPublish(t *testing.T) {
@@ -46,7 +46,7 @@ func TestOutcomesOfPublish(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		prepare func(*frontend)
-		packet  func(level byte) []byte
+		packet  func(level, qos byte) []byte
 		code5   byte
 		code4   byte // closed, or 0 for PUBACK
 		reason  string
@@ -70,8 +70,9 @@ func TestOutcomesOfPublish(t *testing.T) {
 		{name: "not UTF-8", packet: publish(packets.Properties{PayloadFormat: 1, PayloadFormatFlag: true}, "\xff"), code5: 0x99, reason: "payload is not UTF-8"},
 		{name: "UTF-8", packet: publish(packets.Properties{PayloadFormat: 1, PayloadFormatFlag: true}, "ü"), written: true},
 	} {
-		for _, level := range []byte{4, 5} {
-			t.Run(fmt.Sprintf("%s, level %d", tt.name, level), func(t *testing.T) {
+		for _, version := range []struct{ level, qos byte }{{4, 1}, {4, 2}, {5, 1}, {5, 2}} {
+			level, qos := version.level, version.qos
+			t.Run(fmt.Sprintf("%s, level %d, QoS %d", tt.name, level, qos), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					f := newFrontend(t)
@@ -81,12 +82,12 @@ func TestOutcomesOfPublish(t *testing.T) {
 						tt.prepare(f)
 						f.access.mu.Unlock()
 					}
-					c.Send(tt.packet(level))
+					c.Send(tt.packet(level, qos))
 					if level == 4 && tt.code4 == closed {
 						c.WantClosed()
 						return
 					}
-					a := c.Want(packets.Puback)
+					a := c.Want(map[byte]byte{1: packets.Puback, 2: packets.Pubrec}[qos])
 					want := tt.code5
 					if level == 4 {
 						want = tt.code4
@@ -96,6 +97,12 @@ func TestOutcomesOfPublish(t *testing.T) {
 					}
 					if level == 5 && len(f.commands.sent()) > 0 != tt.written {
 						t.Errorf("sent to command-ingress: %v", f.commands.sent())
+					}
+					if qos == 2 { // what was refused is over
+						c.Send(mqtttest.Pubrel(9))
+						if a := c.Want(packets.Pubcomp); a.PacketID != 9 || level == 5 && a.ReasonCode == 0x92 != (want >= 0x80) {
+							t.Errorf("PUBCOMP %d %#x", a.PacketID, a.ReasonCode)
+						}
 					}
 					c.Ping() // the connection goes on
 				})
@@ -108,12 +115,12 @@ func TestRejectedCommandsOf311CanBeAcknowledged(t *testing.T) {
 	t.Parallel()
 	f := newFrontend(t, func(s *session.Settings) { s.AcknowledgeRejected = true })
 	c := f.connect(4, "c")
-	c.Send(plain("nonsense")(4))
+	c.Send(plain("nonsense")(4, 1))
 	c.Want(packets.Puback)
-	c.Send(plain("command/forbidden/dev/x")(4))
+	c.Send(plain("command/forbidden/dev/x")(4, 1))
 	c.Want(packets.Puback)
 	f.commands.set(commandsv1.ResultStatus_RESULT_STATUS_UNAVAILABLE, "")
-	c.Send(plain(topic)(4)) // this one is to come again
+	c.Send(plain(topic)(4, 1)) // this one is to come again
 	c.WantClosed()
 }
 
@@ -141,7 +148,6 @@ func TestWhatEndsTheConnection(t *testing.T) {
 		code   byte
 		goesOn bool // in 3.1.1
 	}{
-		{name: "QoS 2", packet: packets.Packet{FixedHeader: packets.FixedHeader{Qos: 2}, PacketID: 1, TopicName: topic}, code: 0x9b},
 		{name: "RETAIN", packet: packets.Packet{FixedHeader: packets.FixedHeader{Retain: true}, TopicName: topic}, code: 0x9a, goesOn: true},
 		{name: "larger than our maximum packet size", packet: packets.Packet{TopicName: topic, Payload: make([]byte, 1<<20)}, code: 0x95},
 	} {
@@ -202,7 +208,7 @@ func TestAnonymousCommandHasNoAuthID(t *testing.T) {
 	c := f.dial(4)
 	c.Send(mqtttest.Connect(4, "c", "", ""))
 	c.Want(packets.Connack)
-	c.Send(plain(topic)(4))
+	c.Send(plain(topic)(4, 1))
 	c.Want(packets.Puback)
 	if got := f.commands.sent()[0]; got.GetAuthType() != "unauthenticated" || got.GetAuthId() != "" || got.ContentType != nil || got.GetExpireTime() != nil {
 		t.Errorf("%v", got)

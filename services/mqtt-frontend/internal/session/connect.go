@@ -187,7 +187,7 @@ func (s *Session) connack(k *wire.Connect) wire.Connack {
 	settings := &s.manager.settings
 	answer := wire.Connack{
 		Code: wire.Success, ReceiveMaximum: settings.ReceiveMaximum, MaxPacketSize: s.maxPacketSize(),
-		TopicAliasMaximum: settings.TopicAliasMaximum, MaximumQoS: 1, SharedAvailable: true,
+		TopicAliasMaximum: settings.TopicAliasMaximum, MaximumQoS: 2, SharedAvailable: true,
 		// Sessions end with their connection so far.
 		HasSessionExpiry: k.SessionExpiry > 0,
 	}

@@ -176,7 +176,7 @@ func TestConnackTellsTheTruth(t *testing.T) {
 	}
 	k.Properties.AssignedClientID = ""
 	want := packets.Properties{
-		ReceiveMaximum: 100, MaximumPacketSize: 512<<10 - 4<<10, TopicAliasMaximum: 32, MaximumQos: 1, MaximumQosFlag: true,
+		ReceiveMaximum: 100, MaximumPacketSize: 512<<10 - 4<<10, TopicAliasMaximum: 32,
 		RetainAvailableFlag: true, WildcardSubAvailableFlag: true, SubIDAvailable: 1, SubIDAvailableFlag: true,
 		SharedSubAvailableFlag: true, SharedSubAvailable: 1, SessionExpiryIntervalFlag: true, ServerKeepAlive: 600, ServerKeepAliveFlag: true,
 	}

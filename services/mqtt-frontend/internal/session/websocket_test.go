@@ -69,11 +69,11 @@ func TestOverWebSocket(t *testing.T) {
 			}
 			eventually(t, "all are acknowledged", func() bool { return len(sub.acks()) == 300 })
 			// A packet in single bytes, and several in one message.
-			for _, b := range plain(topic)(level) {
+			for _, b := range plain(topic)(level, 1) {
 				c.Send([]byte{b})
 			}
 			c.Want(packets.Puback)
-			c.Send(append(plain(topic)(level), plain(topic)(level)...))
+			c.Send(append(plain(topic)(level, 1), plain(topic)(level, 1)...))
 			c.Want(packets.Puback)
 			c.Want(packets.Puback)
 			c.Ping()

@@ -148,6 +148,16 @@ func (c *Conn) Puback(id uint16, code Code, reason string) {
 	c.reply(reply{packet: typePuback, id: id, code: code, reason: reason})
 }
 
+// Pubrec acknowledges a PUBLISH of QoS 2. MQTT 3.1.1 knows success only.
+func (c *Conn) Pubrec(id uint16, code Code, reason string) {
+	c.reply(reply{packet: typePubrec, id: id, code: code, reason: reason})
+}
+
+// Pubcomp answers PUBREL.
+func (c *Conn) Pubcomp(id uint16, code Code) {
+	c.reply(reply{packet: typePubcomp, id: id, code: code})
+}
+
 // Suback answers SUBSCRIBE with a code for each filter.
 func (c *Conn) Suback(id uint16, codes []Code, reason string) {
 	c.reply(reply{packet: typeSuback, id: id, codes: codes, reason: reason})

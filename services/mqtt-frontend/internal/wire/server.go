@@ -48,6 +48,8 @@ type Handler interface {
 	Publish(publish *Publish)
 	// Acknowledge takes a PUBACK.
 	Acknowledge(id uint16, code Code)
+	// Release takes a PUBREL.
+	Release(id uint16)
 	// Subscribe takes a SUBSCRIBE packet.
 	Subscribe(subscribe *Subscribe)
 	// Unsubscribe takes an UNSUBSCRIBE packet.
@@ -182,8 +184,8 @@ func (*hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, e
 		c.handler.Unsubscribe(unsubscribe(&pk))
 	case typePubrec: // we never publish with QoS 2
 		c.reply(reply{packet: typePubrel, id: pk.PacketID, code: PacketIdentifierNotFound})
-	case typePubrel: // nor accept it
-		c.reply(reply{packet: typePubcomp, id: pk.PacketID, code: PacketIdentifierNotFound})
+	case typePubrel:
+		c.handler.Release(c.checked.id)
 	case typePubcomp:
 	case typeDisconnect:
 		return c.disconnected(pk), nil

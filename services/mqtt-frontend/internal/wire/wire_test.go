@@ -52,6 +52,11 @@ func (h *handler) Publish(p *wire.Publish) {
 
 func (h *handler) Acknowledge(uint16, wire.Code) {}
 
+func (h *handler) Release(id uint16) {
+	h.conn.Pubrec(id, wire.QuotaExceeded, "no")
+	h.conn.Pubcomp(id, wire.PacketIdentifierNotFound)
+}
+
 func (h *handler) Subscribe(p *wire.Subscribe) {
 	h.conn.Suback(p.PacketID, make([]wire.Code, len(p.Filters)), "")
 }
@@ -300,6 +305,9 @@ func TestAcknowledgementsOfQoS2(t *testing.T) {
 	for _, level := range []byte{4, 5} {
 		c := s.connect(level)
 		c.Send([]byte("\x62\x02\x00\x07")) // PUBREL
+		if pk := c.Want(packets.Pubrec); pk.PacketID != 7 || level == 5 && (pk.ReasonCode != 0x97 || pk.Properties.ReasonString != "no") {
+			t.Errorf("PUBREC %d %#x", pk.PacketID, pk.ReasonCode)
+		}
 		if pk := c.Want(packets.Pubcomp); pk.PacketID != 7 || level == 5 && pk.ReasonCode != 0x92 {
 			t.Errorf("PUBCOMP %d %#x", pk.PacketID, pk.ReasonCode)
 		}
