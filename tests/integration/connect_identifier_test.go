@@ -260,11 +260,14 @@ func TestConnectAcknowledgementTellsTheTruth(t *testing.T) {
 	client, connack := connectTry(t, s.MQTT(), rawmqtt.V5, connect, connectAccepted)
 	for id, want := range map[rawmqtt.PropertyID]uint32{
 		rawmqtt.ReceiveMaximum: 100, rawmqtt.TopicAliasMaximum: 32, rawmqtt.RetainAvailable: 0, rawmqtt.WildcardSubAvailable: 0,
-		rawmqtt.SubIDAvailable: 1, rawmqtt.MaximumQoS: 1, rawmqtt.SessionExpiryInterval: 0,
+		rawmqtt.SubIDAvailable: 1, rawmqtt.SessionExpiryInterval: 0,
 	} {
 		if got, ok := connack.Properties.Number(id); !ok || got != want {
 			t.Errorf("property 0x%02x is %d, %v, want %d", byte(id), got, ok, want)
 		}
+	}
+	if qos, told := connack.Properties.Number(rawmqtt.MaximumQoS); told { // absent is 2
+		t.Errorf("Maximum QoS %d, want none", qos)
 	}
 	if size, ok := connack.Properties.Number(rawmqtt.MaximumPacketSize); !ok || size == 0 || size > 1<<20 {
 		t.Errorf("Maximum Packet Size %d, %v, want at most 1 MiB", size, ok)
@@ -277,8 +280,14 @@ func TestConnectAcknowledgementTellsTheTruth(t *testing.T) {
 	if err := client.Send(rawmqtt.Publish{Topic: "command/" + application.Name + "/dev/go", QoS: 2, PacketID: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if p, err := client.Expect(rawmqtt.DISCONNECT, connectPatience); err != nil || p.Code != 0x9b {
-		t.Errorf("%v, %v, want DISCONNECT 0x9b for more than the Maximum QoS", p, err)
+	if p, err := client.Expect(rawmqtt.PUBREC, connectPatience); err != nil || p.Code != 0 {
+		t.Errorf("%v, %v, want PUBREC 0x00", p, err)
+	}
+	if err := client.Send(rawmqtt.Ack{Type: rawmqtt.PUBREL, PacketID: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := client.Expect(rawmqtt.PUBCOMP, connectPatience); err != nil || p.Code != 0 {
+		t.Errorf("%v, %v, want PUBCOMP 0x00", p, err)
 	}
 }
 
