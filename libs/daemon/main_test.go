@@ -17,6 +17,7 @@ import (
 
 	"mqtt-integration/libs/config"
 	"mqtt-integration/libs/daemon"
+	"mqtt-integration/libs/internal/freeport"
 )
 
 // leakChecked is the test run with a look for goroutines behind it; testscript
@@ -93,11 +94,14 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			address, err := freeAddress()
-			env.Setenv("ADMIN", address)
+			addresses, err := freeport.Addresses(t.Context(), 1)
+			if err != nil {
+				return err
+			}
+			env.Setenv("ADMIN", addresses[0])
 			// With -race a process sleeps for a second before it exits.
 			env.Setenv("GORACE", "atexit_sleep_ms=10")
-			return err
+			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// listening ADDRESS waits until somebody listens there.
@@ -122,14 +126,6 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
-}
-
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return listener.Addr().String(), listener.Close()
 }
 
 func listens(address string) bool {

@@ -7,19 +7,17 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"mqtt-integration/libs/testkit"
 )
 
 // patience is how long anything may take that should not take long, on a machine
@@ -260,30 +258,14 @@ func containing(parts ...string) func(string) bool {
 	}
 }
 
-// freePorts returns addresses of loopback on which nobody listens. They are below
-// the range from which the system takes ports for connections, so that nobody gets
-// one of them by accident before it is used.
+// freePorts returns addresses of loopback on which nobody listens.
 func freePorts(t *testing.T, names ...string) map[string]string {
 	t.Helper()
-	const low, high = 15000, 30000
-	free := map[string]string{}
-	var held []net.Listener
-	for attempt := 0; len(free) < len(names); attempt++ {
-		if attempt > 1000 {
-			t.Fatal("no free ports")
-		}
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(low+rand.IntN(high-low)))
-		listener, err := net.Listen("tcp", address)
-		if err != nil {
-			continue
-		}
-		held = append(held, listener)
-		free[names[len(free)]] = address
+	free := make(map[string]string, len(names))
+	for i, address := range testkit.FreeAddresses(t, len(names)) {
+		free[names[i]] = address
 	}
-	for _, listener := range held {
-		_ = listener.Close()
-	}
-	return maps.Clone(free)
+	return free
 }
 
 // eventually polls until a condition holds.

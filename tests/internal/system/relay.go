@@ -16,6 +16,7 @@ type Relay struct {
 
 	mu       sync.Mutex
 	target   string
+	turn     int // counts what has changed for connections that are being made
 	closed   bool
 	cut      bool
 	accepted int
@@ -50,6 +51,7 @@ func (r *Relay) Address() string { return r.listener.Addr().String() }
 func (r *Relay) Cut() {
 	r.mu.Lock()
 	r.cut = true
+	r.turn++
 	r.mu.Unlock()
 	r.reset()
 }
@@ -61,11 +63,12 @@ func (r *Relay) Restore() {
 	r.cut = false
 }
 
-// SetTarget has new connections passed on to another address.
+// SetTarget has connections that are made from now on passed on to another address.
 func (r *Relay) SetTarget(target string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.target = target
+	r.turn++
 }
 
 // Accepted is how many connections were passed on so far.
@@ -100,15 +103,19 @@ func (r *Relay) accept() {
 func (r *Relay) serve(client net.Conn) {
 	defer func() { _ = client.Close() }()
 	r.mu.Lock()
-	target := r.target
+	target, turn, cut := r.target, r.turn, r.cut
 	r.mu.Unlock()
+	if cut {
+		return
+	}
 	server, err := (&net.Dialer{Timeout: 5 * time.Second}).Dial("tcp", target)
 	if err != nil {
 		return
 	}
 	defer func() { _ = server.Close() }()
 	r.mu.Lock()
-	if r.cut || r.closed {
+	// Whoever was let through before a cut must not come out after it.
+	if r.turn != turn || r.closed {
 		r.mu.Unlock()
 		return
 	}

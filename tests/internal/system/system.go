@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"log/slog"
 	"maps"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -106,12 +105,7 @@ func Start(tb testing.TB, opts Options) *System {
 // FreeAddress returns an address on loopback where nobody listens now.
 func FreeAddress(tb testing.TB) string {
 	tb.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
+	return testkit.FreeAddresses(tb, 1)[0]
 }
 
 // MQTT is host:port of the MQTT listener.
