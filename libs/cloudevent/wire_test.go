@@ -54,6 +54,27 @@ func TestWireFormIsThatOfTheGeneratedType(t *testing.T) {
 	}
 }
 
+// A field that is added to the messages has to be added to the codec as well.
+func TestWireFormHasEveryField(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		message proto.Message
+		want    []string
+	}{
+		{&eventsv1.Event{}, []string{"attributes", "data", "data_kind", "structured", "traceparent", "tracestate"}},
+		{&eventsv1.Attribute{}, []string{"name", "value"}},
+	} {
+		var got []string
+		fields := tt.message.ProtoReflect().Descriptor().Fields()
+		for i := range fields.Len() {
+			got = append(got, string(fields.Get(i).Name()))
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("fields of %T (-codec +generated):\n%s", tt.message, diff)
+		}
+	}
+}
+
 func TestExpandedEventTravelsAsItsBytes(t *testing.T) {
 	t.Parallel()
 	e, _ := cloudevent.Decode(record(`{"specversion":"1.0","id":"1","source":"/s","type":"t","data":1}`,
